@@ -1,0 +1,72 @@
+# One command for each thing a person does. Every one of them installs what it needs first (scripts/setup.sh).
+
+PYTHON ?= python3
+export PYTHON
+VENV := .venv/bin
+ENGINE := xensecure/_engine.abi3.so
+CHECKED := xensecure tests demo bench csrc setup.py
+# What gcc must be silent about; the engine's own flags stand in csrc/build_engine.py.
+WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyzer
+
+.PHONY: help demo test test-python test-debian test-c check bench dist deb deb-check xen-lab xen-shell xen-down test-xen clean setup-demo setup-test setup-bench setup-xen
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: setup-demo $(ENGINE) ## two hosts, the real xl, 1 GiB, and a man in the middle
+	@$(VENV)/python -m demo
+
+test: setup-test $(ENGINE) test-c test-debian test-python ## every test
+
+test-python: setup-test $(ENGINE) ## the Python tests, with the newest libraries
+	$(VENV)/python -m pytest $(PYTEST)
+
+test-debian: setup-test ## the same tests with Debian's Python, cryptography, pyOpenSSL and cffi
+	scripts/test-debian.sh $(PYTEST)
+
+test-c: setup-test ## the engine's C tests under ASan and UBSan
+	tests/c/run.sh
+
+check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
+	$(VENV)/ruff check $(CHECKED)
+	$(VENV)/mypy
+	for file in csrc/*.c bench/*.c; do $(CC) $(WARNINGS) -c $$file -o /dev/null || exit 1; done
+
+bench: setup-bench $(ENGINE) ## speed, start-up time and memory beside ssh's; writes build/bench.json and build/bench.md
+	@$(VENV)/python -m bench $(BENCH)
+
+dist: setup-test ## wheel and source archive, in dist/
+	rm -rf dist/*.whl dist/*.tar.gz build/lib* build/bdist*
+	$(VENV)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
+	$(VENV)/python setup.py -q sdist --dist-dir dist
+
+deb: ## Debian packages, in dist/, built in a clean Debian 12 (as root)
+	scripts/deb.sh
+
+deb-check: ## lintian, two equal builds, install, upgrade, remove, purge, units
+	scripts/deb-check.sh
+
+xen-lab: setup-xen ## two real Xen hosts in QEMU (as root); XEN="--mode pvh"
+	@$(VENV)/python -m tests.xen up $(XEN)
+
+xen-shell: ## a shell in dom0: HOST=a or HOST=b
+	@$(VENV)/python -m tests.xen shell $(HOST)
+
+xen-down: ## end the two Xen hosts
+	@$(VENV)/python -m tests.xen down
+
+test-xen: setup-xen $(ENGINE) ## the tests with real Xen; XEN="moves cut"
+	@$(VENV)/python -m tests.xen test $(XEN)
+
+# The engine beside its Python files, and these compiled as an installed package's are.
+$(ENGINE): $(wildcard csrc/*) setup.py | setup-demo
+	$(VENV)/python setup.py -q build_ext --inplace
+	@touch $@
+
+setup-demo setup-test setup-bench setup-xen:
+	@scripts/setup.sh $(@:setup-%=%)
+
+clean: ## remove what was made, but not the virtual environments
+	rm -rf build dist xensecure.egg-info $(ENGINE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find xensecure tests demo bench csrc -name __pycache__ -prune -exec rm -rf {} +

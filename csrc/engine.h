@@ -1,0 +1,172 @@
+/*
+ * The engine's public face: what Python (xensecure/link/engine.py, through cffi) and the C tests use.
+ * docs/protocol.md is the specification; F-numbers below are its steps.
+ *
+ * Three layers, each using only the one above it in this list:
+ *   link     the keys of one connection: seal and open frames            (no I/O)
+ *   session  the three channels of one domain: queues, windows, phases   (no I/O)
+ *   pump     descriptors, polling, time
+ */
+#ifndef XS_ENGINE_H
+#define XS_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    XS_HEADER_LEN = 16,
+    XS_TAG_LEN = 16,
+    XS_KEY_LEN = 32,
+    XS_IV_LEN = 12,
+    XS_PAYLOAD_MAX = 1 << 20,   /* F2 */
+    XS_CHANNELS = 3,
+    XS_XL_HEAD_MAX = 1 << 20    /* largest domain configuration (JSON) kept for Python, bytes */
+};
+
+enum xs_status {                /* negative results of every function below */
+    XS_OK = 0,
+    XS_ENOMEM = -1,
+    XS_ECRYPTO = -2,            /* libcrypto failed for a reason that is not the peer's */
+    XS_EHEADER = -3,            /* a header that F2 refuses */
+    XS_ETAG = -4,               /* the tag does not hold: damaged, moved, replayed or forged */
+    XS_EPROTOCOL = -5,          /* a well-sealed frame that breaks F6 to F12 */
+    XS_ESYSTEM = -6,            /* a system call failed; errno is in the statistics */
+    XS_EARGUMENT = -7           /* our own mistake */
+};
+
+enum xs_type {
+    XS_OPEN = 1, XS_ACCEPT, XS_REFUSE, XS_DATA, XS_ACK, XS_END, XS_EXIT, XS_KEEPALIVE,
+    XS_RESUME, XS_JOIN, XS_QUERY, XS_ABORT
+};
+
+enum xs_role { XS_SOURCE = 0, XS_DESTINATION = 1 };
+
+struct xs_header {
+    uint8_t type;
+    uint8_t channel;
+    uint32_t length;            /* of the payload, bytes */
+    uint64_t offset;
+};
+
+/* ---- link ---------------------------------------------------------------------------------- */
+
+struct xs_link;
+
+struct xs_link_keys {           /* both directions of one connection, C5 */
+    uint8_t send_key[32], send_iv[12];
+    uint8_t receive_key[32], receive_iv[12];
+};
+
+/* Overwrite len bytes at p in a way that the compiler keeps. */
+void xs_wipe(void *p, size_t len);
+
+/*
+ * A link with its keys, which the caller then wipes. backend: "libcrypto" or NULL for the best there is.
+ * ratchet_blocks: AES blocks a key may process (F4). NULL when memory or the backend is lacking.
+ */
+struct xs_link *xs_link_new(const char *backend, const struct xs_link_keys *keys, uint64_t ratchet_blocks);
+void xs_link_free(struct xs_link *link);        /* wipes; NULL is fine */
+const char *xs_link_backend(const struct xs_link *link);
+
+/* Seal one frame into out (XS_HEADER_LEN + header->length + XS_TAG_LEN bytes). Returns XS_OK or an error. */
+int xs_link_seal(struct xs_link *link, const struct xs_header *header, const uint8_t *payload, uint8_t *out);
+
+/* Read and check the 16 bytes of a header (F2): no tag has been checked yet. Returns XS_OK or XS_EHEADER. */
+int xs_header_parse(const uint8_t bytes[16], struct xs_header *header);
+
+/* Open the frame that starts at frame (header, body, tag) into out (header's length bytes; may be the body's own
+ * place). On any error out holds nothing of the peer's. */
+int xs_link_open(struct xs_link *link, const uint8_t *frame, struct xs_header *header, uint8_t *out);
+
+/* ---- session and pump ------------------------------------------------------------------------ */
+
+struct xs_pump;
+
+enum xs_phase {                 /* how far xl's own protocol has come, as seen passing by (xl_migrate.c) */
+    XS_PHASE_START = 0,
+    XS_PHASE_BANNER,            /* receiver's banner */
+    XS_PHASE_HEAD,              /* the sender's header and the domain's configuration */
+    XS_PHASE_READY,             /* "domain received, ready to unpause" */
+    XS_PHASE_GO,                /* "domain is yours, you are cleared to unpause" */
+    XS_PHASE_REPORT             /* "my copy unpause results are as follows" and the status byte */
+};
+
+enum xs_event {                 /* results of xs_pump_run */
+    XS_EV_TIMEOUT = 0,          /* timeout_ms has passed: time for a progress line */
+    XS_EV_WOKEN,                /* wake_fd is readable, or a signal came */
+    XS_EV_PHASE,                /* a new phase: raised when its bytes arrive, before they are delivered */
+    XS_EV_LOST,                 /* the link is lost; what had arrived has been delivered. stats.lost says why. Further runs say so
+                                   again at once, until xs_pump_attach */
+    XS_EV_ABORTED,              /* the peer sent ABORT: stats.reason, xs_pump_text; what had arrived has been delivered. Also again at once */
+    XS_EV_OUTPUTS_ENDED,        /* destination: xl's stdout and stderr have ended and been read to their end */
+    XS_EV_INPUT_ENDED,          /* destination: channel 0 has ended and all of it is in xl's pipe: close channel_fd[0] now, so that
+                                   xl sees the end; the pump has forgotten that descriptor. Once a session */
+    XS_EV_ENDED                 /* the session has ended well (F12); stats.exit_kind, exit_value */
+};
+
+enum xs_lost {
+    XS_LOST_NOT = 0, XS_LOST_CLOSED /* FIN before the end */, XS_LOST_RESET, XS_LOST_SILENCE,
+    XS_LOST_HEADER, XS_LOST_TAG, XS_LOST_PROTOCOL, XS_LOST_SYSTEM,
+    XS_LOST_ABORT               /* we sent ABORT ourselves */
+};
+
+struct xs_pump_options {
+    int role;                   /* enum xs_role */
+    int channel_fd[3];          /* source: 0 is read, 1 and 2 written; destination: the reverse; the pump closes none of them, and sets
+                                   O_NONBLOCK on none: one that has it at xs_pump_new is written as much as it takes, one that has not (it may be
+                                   shared with other processes) at most PIPE_BUF bytes at a time */
+    int wake_fd;                /* nor is this one closed: readable means "return to Python" (signal.set_wakeup_fd); -1 for none */
+    uint32_t send_window[3];    /* F8, bytes: for the channels this side sends: what the peer has room for */
+    uint32_t receive_window[3]; /* ... and what this side has told the peer */
+    uint32_t keepalive_ms;      /* F10; 0: never */
+    uint32_t silence_ms;        /* counts from the last byte that came, of whatever kind: one frame may take long on a slow link */
+};
+
+struct xs_stats {               /* a snapshot */
+    uint64_t channel_bytes[3];  /* stream bytes sent (channels this side sends) or received, END not counted */
+    uint64_t delivered[3];      /* acknowledged by the peer, or written here */
+    uint64_t link_sent, link_received;  /* bytes on the socket, headers and tags included */
+    uint64_t frames_sent, frames_received;
+    int32_t phase;              /* enum xs_phase: the one of the last XS_EV_PHASE */
+    int32_t report_status;      /* xl's status byte, 0 to 255; -1 before it was seen */
+    int32_t lost;               /* enum xs_lost */
+    int32_t system_errno;       /* with XS_LOST_RESET, XS_LOST_SYSTEM, XS_ESYSTEM and, if nothing else failed since, sink_broken */
+    int32_t reason;             /* of ABORT */
+    int32_t exit_kind, exit_value;      /* -1 before EXIT */
+    int32_t sink_broken[3];     /* the reader of a channel that we deliver has gone: what comes is discarded */
+};
+
+struct xs_pump *xs_pump_new(const struct xs_pump_options *options);
+void xs_pump_free(struct xs_pump *pump);        /* wipes the queues; frees the link it holds; closes no descriptor */
+
+/* Give the pump a connection: its keys (the pump owns the link from now on) and its non-blocking socket (which it does not close,
+ * and does not touch any more once it has said XS_EV_LOST, but for xs_pump_abort). The session goes on with what is not yet
+ * acknowledged. Returns XS_OK, or an error (a link is attached and not lost, or memory is lacking): the caller keeps the link then. */
+int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd);
+
+/* Run until something happens. timeout_ms < 0: no time-out. Returns an enum xs_event (>= 0) or an enum xs_status (< 0):
+ * XS_EARGUMENT without a link, XS_ESYSTEM when poll or the reading of a channel fails (which is not its end). */
+int xs_pump_run(struct xs_pump *pump, int timeout_ms);
+
+void xs_pump_stats(const struct xs_pump *pump, struct xs_stats *out);
+
+/* The domain's configuration (JSON, without its trailing NUL) as it passed on channel 0, once the phase is XS_PHASE_HEAD: up to size
+ * bytes into out; returns its whole length (0: none seen, or longer than XS_XL_HEAD_MAX). */
+size_t xs_pump_head(const struct xs_pump *pump, uint8_t *out, size_t size);
+
+/* The text of the ABORT received: up to size bytes; returns its length. */
+size_t xs_pump_text(const struct xs_pump *pump, uint8_t *out, size_t size);
+
+/* Destination: xl has ended. EXIT is sent once both outputs have ended; XS_EV_ENDED follows when the peer has closed, or 5 s after
+ * the last sign of it (F13). XS_OK or XS_EARGUMENT. */
+int xs_pump_exit(struct xs_pump *pump, int kind, int value);
+
+/* Take the given channel's input as ended, as if its descriptor had (for a child that keeps xl's stdout open). XS_OK or XS_EARGUMENT. */
+int xs_pump_end_input(struct xs_pump *pump, int channel);
+
+/* Send ABORT as the next frame, push it out, shut the sending side and read on until the peer has closed (a close with unread bytes
+ * would reset the connection under the ABORT): at most timeout_ms in all. Also after XS_EV_LOST, as long as the socket is open. The
+ * link is over then. XS_OK once ABORT has been handed to the kernel, or an error. */
+int xs_pump_abort(struct xs_pump *pump, int reason, const uint8_t *text, size_t len, int timeout_ms);
+
+#endif

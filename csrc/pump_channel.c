@@ -1,0 +1,161 @@
+/* The pump's side towards xl: the three channels' descriptors. */
+#define _GNU_SOURCE
+#include "pump_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <unistd.h>
+
+enum {
+    /* Bytes: the most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size), and sixteen times the default of 64 KiB:
+     * fewer turns between xl's processes and us. Refused near the user's limit of pipe pages: nothing depends on it. */
+    PIPE_SIZE = 1 << 20
+};
+
+/* Look at the channels' descriptors once: O_NONBLOCK, pipe size. */
+void xs_pump_channels_init(struct xs_pump *pump)
+{
+    for (unsigned c = 0; c < XS_CHANNELS; c++) {
+        int fd = pump->options.channel_fd[c];
+        int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+        int size = fd < 0 ? -1 : fcntl(fd, F_GETPIPE_SZ);       /* -1 for what is no pipe */
+
+        pump->nonblocking[c] = flags >= 0 && (flags & O_NONBLOCK) != 0;
+        if (size >= 0 && size < PIPE_SIZE)
+            (void)fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
+    }
+}
+
+/* True if input is to be read now. */
+static int wants_input(const struct xs_pump *pump, unsigned channel)
+{
+    size_t unsent = xs_session_unsent(pump->session, channel);
+    size_t len;
+
+    if (xs_session_input_ended(pump->session, channel))
+        return 0;
+    switch (pump->state) {
+    case PUMP_LIVE:
+        /* Not more than a chunk ahead of the socket: what waits in xl's pipe is younger when it is sent, and what has just been read is still
+         * in the cache when it is sealed. */
+        if (unsent >= XS_CHUNK)
+            return 0;
+        break;
+    case PUMP_DRAINING:
+        /* xl there must not stop at a full pipe of its messages while it reads what we still deliver; the guest here need not hurry. */
+        if (pump->options.role == XS_SOURCE)
+            return 0;
+        break;
+    case PUMP_IDLE:
+    case PUMP_CLOSING:
+    case PUMP_OVER:
+        return 0;
+    }
+    return xs_session_input(pump->session, channel, &len) != NULL;
+}
+
+/* The events (POLLIN, POLLOUT, 0) that a channel's descriptor waits for. */
+short xs_pump_channel_wants(const struct xs_pump *pump, unsigned channel)
+{
+    size_t len;
+
+    if (pump->options.channel_fd[channel] < 0)
+        return 0;
+    if (xs_session_sends(pump->session, channel))
+        return wants_input(pump, channel) ? POLLIN : 0;
+    return xs_session_output(pump->session, channel, &len) != NULL ? POLLOUT : 0;
+}
+
+/* Read once from a channel, after poll: the descriptor may block, and one read of what is there does not. */
+static void channel_read(struct xs_pump *pump, unsigned channel)
+{
+    size_t len;
+    uint8_t *to = xs_session_input(pump->session, channel, &len);
+    ssize_t n;
+
+    if (to == NULL)
+        return;
+    n = read(pump->options.channel_fd[channel], to, len);
+    if (n > 0) {
+        xs_session_input_commit(pump->session, channel, (size_t)n);
+    } else if (n == 0) {
+        xs_session_input_end(pump->session, channel);
+        pump->options.channel_fd[channel] = -1;
+    } else if (errno == EINTR) {
+        pump->woken = 1;
+    } else if (errno != EAGAIN) {
+        /* An error is not the end of the input: END would tell the peer that the domain is whole. */
+        pump->system_errno = errno;
+        pump->failed = XS_ESYSTEM;
+    }
+}
+
+/* Write to a channel's descriptor: once if it may block, else as much as it takes. */
+static void channel_write(struct xs_pump *pump, unsigned channel)
+{
+    int fd = pump->options.channel_fd[channel];
+    const uint8_t *from;
+    size_t len;
+    ssize_t n;
+
+    while ((from = xs_session_output(pump->session, channel, &len)) != NULL) {
+        /* Up to PIPE_BUF bytes do not block after POLLOUT: pipe(7); a pipe is writable when a page of it is free. */
+        n = write(fd, from, pump->nonblocking[channel] ? len : xs_min(len, PIPE_BUF));
+        if (n > 0) {
+            xs_session_delivered(pump->session, channel, (size_t)n);
+            if (!pump->nonblocking[channel])
+                return;
+        } else if (n < 0 && errno == EINTR) {
+            pump->woken = 1;
+            return;
+        } else if (n == 0 || errno == EAGAIN) {
+            pump->sink_blocked[channel] = 1;
+            return;
+        } else {
+            /* EPIPE: the reader has gone. Anything else (a full disk behind standard error) must not end the migration either. */
+            if (errno != EPIPE)
+                pump->system_errno = errno;
+            xs_session_output_broken(pump->session, channel);
+            return;
+        }
+    }
+}
+
+/* A channel's descriptor is ready: read once, or write. */
+void xs_pump_channel_ready(struct xs_pump *pump, unsigned channel)
+{
+    pump->sink_blocked[channel] = 0;
+    if (xs_session_sends(pump->session, channel))
+        channel_read(pump, channel);
+    else
+        channel_write(pump, channel);
+}
+
+/* Write what can be written without asking poll. */
+void xs_pump_deliver(struct xs_pump *pump)
+{
+    size_t len;
+
+    for (unsigned c = 0; c < XS_CHANNELS; c++) {
+        if (pump->options.channel_fd[c] < 0) {
+            /* The owner gave none, or has it back: nobody reads. */
+            if (xs_session_output(pump->session, c, &len) != NULL)
+                xs_session_output_broken(pump->session, c);
+        } else if (pump->nonblocking[c] && !pump->sink_blocked[c] && !xs_session_sends(pump->session, c)) {
+            channel_write(pump, c);
+        }
+    }
+}
+
+/* True while bytes wait to be delivered. */
+int xs_pump_undelivered(const struct xs_pump *pump)
+{
+    size_t len;
+
+    for (unsigned c = 0; c < XS_CHANNELS; c++)
+        if (xs_session_output(pump->session, c, &len) != NULL)
+            return 1;
+    return 0;
+}

@@ -1,0 +1,39 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pair import Pair
+from tests.xl.stream import StreamSpec, make_stream
+
+
+@pytest.fixture
+def new_pair() -> Iterator[Pair]:
+    """Two hosts that have met, for one test alone."""
+    with Pair() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Pair]:
+    """Two hosts for all tests of a file."""
+    with Pair() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two MiB."""
+    return make_stream(tmp_path_factory.mktemp("stream") / "web1.stream", StreamSpec(2, seed=3))
+
+
+@pytest.fixture
+def pair(lasting: Pair, stream: Path) -> Pair:
+    """A file's two hosts without a past, and the domain web1 on the source."""
+    lasting.reset()
+    lasting.source.xen.create_domain("web1", stream)
+    return lasting

@@ -1,0 +1,292 @@
+"""Two hosts on loopback, each with its own configuration, state and Xen: what most tests stand on.
+
+Everything is the real thing but Xen's toolstack libraries: the four commands as installed, real sockets and processes, Debian's xl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.xl.hosts import Running, XenHost, alive
+from xensecure.destination.journal import Journal
+
+BIN = Path(sys.executable).parent
+# As root the receivers become this user, which every Debian has; otherwise everything runs as whoever runs the tests.
+RECEIVER_USER = "nobody"
+PATIENCE = 20.0  # seconds until something that should happen is taken as not happening
+
+
+def command(name: str) -> str:
+    """The path of one of xensecure's commands as installed beside this Python."""
+    path = BIN / name
+    assert path.exists(), f"{path} is missing: pip install -e . first"
+    return str(path)
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until a condition holds; AssertionError with ``what`` if it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+class Host:
+    """One host: a folder with configuration, state and books. ``extra``: more TOML for the configuration; ``xl``: another program for xl."""
+
+    def __init__(self, folder: Path, name: str, *, extra: str = "", xl: Path | None = None, address: str = "127.0.0.1") -> None:
+        self.folder = folder
+        self.name = name
+        self.address = address
+        self.port = free_port()
+        self.xen = XenHost(folder / "xen")
+        self.xl = xl or self.xen.xl_wrapper()
+        self.config = folder / "xensecure.toml"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.configure(extra)
+
+    def configure(self, extra: str = "") -> None:
+        """Write the configuration."""
+        self.config.write_text(
+            f"""\
+[paths]
+state = "{self.state}"
+run = "{self.folder / "run"}"
+[identity]
+name = "{self.name}"
+[listen]
+addresses = ["{self.address}"]
+port = {self.port}
+[receive]
+xl = "{self.xl}"
+user = "{RECEIVER_USER}"
+{extra}
+"""
+        )
+        self.config.chmod(0o644)
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.folder / "state"
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which a command is this host's."""
+        return {**os.environ, "XENSECURE_CONFIG": str(self.config), "XENSECURE_TRACEBACK": ""}
+
+    def ctl(self, *arguments: str, status: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run xensecurectl and check its exit status."""
+        done = subprocess.run(
+            [command("xensecurectl"), *arguments], env=self.environment(), input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, f"xensecurectl {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def invite(self, *arguments: str) -> str:
+        """A fresh token."""
+        return self.ctl("invite", "--address", self.address, *arguments).stdout.strip()
+
+    def log(self, name: str) -> str:
+        """What a daemon has said so far."""
+        path = self.folder / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start one of the daemons; its stderr goes to its log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen([command(name), *arguments], env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.processes[name] = process
+        return process
+
+    def start_daemons(self) -> None:
+        """Start launcher and receiver, and wait until both are ready."""
+        for name, arguments in (("xensecure-launcher", ()), ("xensecured", ("--listen",))):
+            self.start_until_ready(name, *arguments)
+
+    def start_until_ready(self, name: str, *arguments: str) -> None:
+        """Start one of the daemons, and wait until it says that it is ready."""
+        said = self.log(name).count(_READY[name])
+        process = self.start(name, *arguments)
+
+        def ready() -> bool:
+            assert process.poll() is None, f"{name} has ended with status {process.returncode}:\n{self.log(name)}"
+            return self.log(name).count(_READY[name]) > said
+
+        wait_for(ready, f"{name} ready")
+
+    def stop_daemons(self) -> None:
+        """End the daemons; what they forked for sessions is ended too."""
+        for process in self.processes.values():
+            for child in children(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            process.terminate()
+        for name, process in self.processes.items():
+            assert process.wait(PATIENCE) is not None, name
+        self.processes.clear()
+
+    def children(self, name: str) -> list[int]:
+        """The processes that a daemon has forked and that still live: receivers, or keepers."""
+        return children(self.processes[name].pid)
+
+    def session(self) -> Session:
+        """The processes of the one session that this host receives, once xl runs in it."""
+        found: list[Session] = []
+
+        def complete() -> bool:
+            receivers, keepers = self.children("xensecured"), self.children("xensecure-launcher")
+            found[:] = [Session(receivers[0], keeper, xl) for keeper in keepers for xl in children(keeper)] if receivers else []
+            return len(found) == 1
+
+        wait_for(complete, "one session")
+        return found[0]
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The journal's entries."""
+        return Journal(self.state).entries()
+
+    def last_end(self) -> dict[str, Any]:
+        """The journal's last ``end``, once there is one for every ``start``."""
+
+        def over() -> bool:
+            events = [entry["event"] for entry in self.journal()]
+            return 0 < events.count("start") == events.count("end")
+
+        wait_for(over, "the journal's end entry")
+        return [entry for entry in self.journal() if entry["event"] == "end"][-1]
+
+    def reset(self) -> None:
+        """Forget domains, faults, calls and journal, so that the next test finds the host as new but for its keys."""
+        self.xen.close()
+        self.xen.clear_faults()
+        marks, domains = self.xen.path.glob("held.*"), (self.xen.path / "domains").iterdir()
+        for path in (*marks, *domains, self.xen.path / "calls.log", self.state / "journal.jsonl"):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End everything this host has started."""
+        self.stop_daemons()
+        self.xen.close()
+
+
+_READY = {"xensecure-launcher": "ready for receivers", "xensecured": "listening on port"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """The three processes of a session at the destination, by process id."""
+
+    receiver: int
+    keeper: int
+    xl: int
+
+    def gone(self) -> bool:
+        """Whether none of them is left."""
+        return not any(alive(pid) for pid in (self.receiver, self.keeper, self.xl))
+
+
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if alive(int(word))]
+    return []
+
+
+def transports(xl: int) -> list[int]:
+    """The xensecure processes that an xl on the source has started."""
+    mark = os.fsencode(command("xensecure"))
+    found = []
+    for pid in children(xl):
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            if mark in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
+
+
+class Pair:
+    """A source (hv1) and a destination (hv2) that have met, and the destination's daemons running."""
+
+    def __init__(
+        self, *, source_extra: str = "", destination_extra: str = "", met: bool = True, xl: Path | None = None, address: str = "127.0.0.1"
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="xensecure-test-"))
+        self.folder.chmod(0o755)  # the receivers' user has to reach the launcher's socket
+        (self.folder / "hv1").mkdir()
+        (self.folder / "hv2").mkdir()
+        self.source = Host(self.folder / "hv1", "hv1", extra=source_extra)
+        self.destination = Host(self.folder / "hv2", "hv2", extra=destination_extra, xl=xl, address=address)
+        try:
+            self.source.ctl("init")
+            self.destination.ctl("init")
+            self.destination.start_daemons()
+            if met:
+                self.source.ctl("join", self.destination.invite())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def transport(self, options: str = "") -> str:
+        """What `xl migrate -s` gets on the source."""
+        return f"{command('xensecure')} -F {self.source.config} {options}".strip()
+
+    def migrate(self, domain: str, *options: str, transport: str = "", xl_options: tuple[str, ...] = (), host: str = "hv2") -> Running:
+        """`xl migrate [options] -s "xensecure [transport]" DOMAIN HOST` on the source."""
+        return self.source.xen.migrate(self.transport(transport), domain, host, *options, xl_options=xl_options)
+
+    def pipe(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start xensecure on the source as xl does, its standard descriptors in the test's hands; for ``xl migrate-receive`` by default."""
+        words = arguments or ("hv2", "xl", "migrate-receive")
+        return subprocess.Popen(
+            [command("xensecure"), *words],
+            env={**self.source.environment(), **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    def quiet(self) -> bool:
+        """Whether no session runs, and no receiver."""
+        return not any(self.destination.children(name) for name in self.destination.processes)
+
+    def reset(self) -> None:
+        """Make both hosts ready for the next test."""
+        self.source.xen.close()
+        self.destination.xen.close()
+        wait_for(self.quiet, "the last test's sessions to end")
+        self.source.reset()
+        self.destination.reset()
+
+    def close(self) -> None:
+        """End and remove everything."""
+        for host in (self.source, self.destination):
+            host.close()
+        shutil.rmtree(self.folder)

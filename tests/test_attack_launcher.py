@@ -1,0 +1,267 @@
+"""A receiver that was taken over, at the launcher's socket: the real xensecure-launcher, and packets of the attacker's choice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.inmemory import HV1, Exchange, World, made_up_key
+from tests.pair import Host, wait_for
+from xensecure.link.config import load_config
+from xensecure.link.identity import load_credentials
+from xensecure.link.peers import LinkKey, Peer, Peers
+from xensecure.proto import launcher, limits
+from xensecure.proto.handshake import AuthenticationRequest
+from xensecure.proto.launcher import Authenticate, Kind
+from xensecure.proto.messages import DestinationHello
+from xensecure.proto.request import ReceiveRequest
+
+
+class Keeper:
+    """hv2's launcher, running, which knows hv1; and what a source of that name would give a receiver."""
+
+    def __init__(self, host: Host, world: World) -> None:
+        self.host = host
+        self.xl_calls = host.folder / "xl-was-started"
+        self._world = world
+        self._said_before = 0
+        host.ctl("init")
+        config = load_config(str(host.config))
+        peers = Peers(config)
+        with peers.locked():
+            peers.put(Peer(contact=HV1, pin=world.source.pin, keys=(LinkKey(generation=1, key=made_up_key("link key")),), since=0))
+        world.destination = load_credentials(config)
+        host.start("xensecure-launcher")
+        wait_for(lambda: "ready for receivers" in self.log(), "the launcher")
+
+    def log(self) -> str:
+        """What launcher and keepers have said in this test."""
+        return self.host.log("xensecure-launcher")[self._said_before :]
+
+    def start_afresh(self) -> None:
+        """Forget what earlier tests left."""
+        wait_for(self.idle, "the keepers of an earlier test to end")
+        self.xl_calls.unlink(missing_ok=True)
+        self._said_before = len(self.host.log("xensecure-launcher"))
+
+    def request(self, challenge: bytes) -> AuthenticationRequest:
+        """A right request: hv1 has proved itself for this challenge."""
+        exchange = Exchange(self._world)
+        exchange.challenge = challenge
+        exchange.run()
+        return exchange.destination.request()
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[tuple[socket.socket, bytes]]:
+        """A receiver's connection, and its challenge."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as sock:
+            sock.settimeout(10)
+            sock.connect(str(self.host.folder / "run" / "launcher.sock"))
+            yield sock, launcher.pull_challenge(sock.recv(limits.LAUNCHER_MESSAGE_MAX))
+
+    def idle(self) -> bool:
+        """Whether no keeper is left."""
+        return not self.host.children("xensecure-launcher")
+
+    def assert_nothing_started(self, said: str) -> None:
+        """No xl was started, every keeper has ended, and the log has one line on it and no traceback."""
+        wait_for(self.idle, "the keepers to end")
+        assert not self.xl_calls.exists()
+        assert said in self.log()
+        assert "Traceback" not in self.log()
+        assert "internal error" not in self.log()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+    """A running launcher whose xl leaves a mark when it is started."""
+    tmp_path = tmp_path_factory.mktemp("launcher")
+    folder = tmp_path / "hv2"
+    folder.mkdir()
+    program = tmp_path / "xl"
+    program.write_text(f"#!/bin/sh\ntouch {folder / 'xl-was-started'}\nexec cat >/dev/null\n")
+    program.chmod(0o755)
+    host = Host(folder, "hv2", xl=program)
+    # The test itself plays the receiver.
+    host.config.write_text(host.config.read_text().replace('user = "nobody"', 'user = "root"') if os.geteuid() == 0 else host.config.read_text())
+    try:
+        yield Keeper(host, World(tmp_path / "world"))
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def keeper(running: Keeper) -> Keeper:
+    """The same, with nothing started and nothing said yet."""
+    running.start_afresh()
+    return running
+
+
+def authenticated(sock: socket.socket) -> bool:
+    """Whether the launcher's answer is yes."""
+    packet = sock.recv(limits.LAUNCHER_MESSAGE_MAX)
+    return bool(packet) and launcher.kind_of(packet) is Kind.AUTHENTICATED
+
+
+def refused_or_gone(sock: socket.socket) -> bool:
+    """Whether the launcher says no, or has closed."""
+    try:
+        packet = sock.recv(limits.LAUNCHER_MESSAGE_MAX)
+    except ConnectionResetError:
+        return True
+    return not packet or launcher.kind_of(packet) is Kind.REFUSED
+
+
+def push(request: AuthenticationRequest) -> bytes:
+    """AUTHENTICATE."""
+    return Authenticate(request=request, address="192.0.2.1").push()
+
+
+START = launcher.push_start(ReceiveRequest())
+
+
+def test_right_proof_starts_xl_once(keeper: Keeper) -> None:
+    """Control: the right request is accepted, START starts xl and gives three pipes."""
+    with keeper.connection() as (sock, challenge):
+        sock.send(push(keeper.request(challenge)))
+        assert authenticated(sock)
+        sock.send(START)
+        packet, descriptors, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 3)
+        assert launcher.kind_of(packet) is Kind.STARTED
+        assert len(descriptors) == 3
+        wait_for(keeper.xl_calls.exists, "xl")
+        for descriptor in descriptors:
+            os.close(descriptor)
+    wait_for(keeper.idle, "the keeper to end")
+
+
+def test_proof_is_good_for_its_own_connection_alone(keeper: Keeper) -> None:
+    """A request that was accepted once is refused on a new connection, as it is and with the new challenge written into it (C8)."""
+    with keeper.connection() as (sock, challenge):
+        recorded = keeper.request(challenge)
+        sock.send(push(recorded))
+        assert authenticated(sock)
+    for rewrite in (False, True):
+        with keeper.connection() as (sock, fresh):
+            request = replace(recorded, destination_hello=DestinationHello(challenge=fresh).push()) if rewrite else recorded
+            sock.send(push(request))
+            assert refused_or_gone(sock)
+            assert refused_or_gone(sock)
+    keeper.assert_nothing_started("SECURITY: authentication from 192.0.2.1 failed: the receiver answered with another challenge")
+    assert "wrong proof" in keeper.log()
+
+
+def test_stale_challenge_is_refused(keeper: Keeper) -> None:
+    """A proof made for the challenge of another connection that is still open is refused."""
+    with keeper.connection() as (first, challenge), keeper.connection() as (second, _):
+        request = keeper.request(challenge)
+        second.send(push(request))
+        assert refused_or_gone(second)
+        first.close()
+    keeper.assert_nothing_started("another challenge")
+
+
+def test_second_attempt_on_a_connection_is_not_looked_at(keeper: Keeper) -> None:
+    """After a wrong proof the right one comes too late, for the challenge is used up (C8)."""
+    with keeper.connection() as (sock, challenge):
+        request = keeper.request(challenge)
+        sock.send(push(replace(request, proof=bytes(32))))
+        assert refused_or_gone(sock)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.send(push(request))
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started("wrong proof")
+
+
+def test_authenticating_twice_ends_the_keeper(keeper: Keeper) -> None:
+    """A second AUTHENTICATE after a yes is no START, and ends the keeper with a line."""
+    with keeper.connection() as (sock, challenge):
+        request = keeper.request(challenge)
+        sock.send(push(request))
+        assert authenticated(sock)
+        sock.send(push(request))
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started("AUTHENTICATE between receiver and launcher where START belongs")
+
+
+BEFORE_AUTHENTICATING: dict[str, tuple[bytes, str]] = {
+    "START": (START, "START between receiver and launcher where AUTHENTICATE belongs"),
+    "STORE": (launcher.push_empty(Kind.STORE), "STORE between receiver and launcher where AUTHENTICATE belongs"),
+    "DONE": (launcher.push_empty(Kind.DONE), "DONE between receiver and launcher where AUTHENTICATE belongs"),
+    "the launcher's own word": (launcher.push_empty(Kind.AUTHENTICATED), "AUTHENTICATED between"),
+    "unknown": (b"\xff", "unknown message"),
+    "zero": (b"\x00" * 100, "unknown message"),
+    "one byte": (b"\x02", "malformed AUTHENTICATE: it ends too early"),
+    "garbage": (b"\x02" + bytes(range(256)) * 3, "malformed AUTHENTICATE"),
+    "as long as may be": (b"\x02" * limits.LAUNCHER_MESSAGE_MAX, "malformed AUTHENTICATE"),
+    "longer": (b"\x02" * (limits.LAUNCHER_MESSAGE_MAX + 1), "longer than any of ours"),
+    "much longer": (b"\x02" * (limits.LAUNCHER_MESSAGE_MAX * 4), "longer than any of ours"),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_AUTHENTICATING)
+def test_nonsense_before_authenticating_ends_the_keeper(keeper: Keeper, case: str) -> None:
+    """What is no AUTHENTICATE starts nothing and ends the keeper with a line that says what it was."""
+    packet, said = BEFORE_AUTHENTICATING[case]
+    with keeper.connection() as (sock, _):
+        sock.send(packet)
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started(said)
+
+
+def test_truncated_requests_are_refused(keeper: Keeper) -> None:
+    """A right AUTHENTICATE cut at some places, or with a byte too many, starts nothing."""
+    with keeper.connection() as (sock, challenge):
+        whole = push(keeper.request(challenge))
+        sock.send(whole + b"\x00")
+        assert refused_or_gone(sock)
+    for length in range(1, len(whole), 37):
+        with keeper.connection() as (sock, _):
+            sock.send(whole[:length])
+            assert refused_or_gone(sock)
+    keeper.assert_nothing_started("malformed AUTHENTICATE")
+
+
+def bad_start(change: Callable[[bytearray], object]) -> bytes:
+    """START with a change."""
+    packet = bytearray(START)
+    change(packet)
+    return bytes(packet)
+
+
+AFTER_AUTHENTICATING: dict[str, tuple[bytes, str]] = {
+    "unknown flag": (bad_start(lambda packet: packet.__setitem__(1, 0x80)), "unknown flags"),
+    "verbosity": (bad_start(lambda packet: packet.__setitem__(3, 200)), "times -v"),
+    "trailing byte": (bad_start(lambda packet: packet.append(0)), "bytes too many"),
+    "script not configured": (launcher.push_start(ReceiveRequest(coloft_script="/bin/sh")), "not one that this host runs"),
+    "relative script": (launcher.push_start(ReceiveRequest(coloft_script="-x")), "not one that this host runs"),
+    "STORE after MIGRATE": (launcher.push_empty(Kind.STORE), "STORE between receiver and launcher where START belongs"),
+    "DONE": (launcher.push_empty(Kind.DONE), "DONE between"),
+    "garbage": (b"\x05" + b"\xff" * 50, "malformed START"),
+    "too long": (b"\x05" * (limits.LAUNCHER_MESSAGE_MAX + 1), "longer than any of ours"),
+}
+
+
+@pytest.mark.parametrize("case", AFTER_AUTHENTICATING)
+def test_nonsense_after_authenticating_starts_nothing(keeper: Keeper, case: str) -> None:
+    """Also for a source that has proved itself, nothing but a well-formed request that this host allows starts xl."""
+    packet, said = AFTER_AUTHENTICATING[case]
+    with keeper.connection() as (sock, challenge):
+        sock.send(push(keeper.request(challenge)))
+        assert authenticated(sock)
+        sock.send(packet)
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started(said)
+
+
+def test_descriptors_with_a_packet_end_the_keeper(keeper: Keeper) -> None:
+    """A packet that brings descriptors is refused, whatever else it says; the keeper keeps none of them."""
+    with keeper.connection() as (sock, challenge), open(os.devnull, "rb") as null:
+        socket.send_fds(sock, [push(keeper.request(challenge))], [null.fileno()] * 200)
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started("longer than any of ours")

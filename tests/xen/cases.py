@@ -1,0 +1,262 @@
+"""The tests with real Xen. Each takes the mode and returns what it has seen, in a few words; WrongError when that is not right."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.xen.attack import attacked
+from tests.xen.hosts import HOSTS, Host
+from tests.xen.moves import (
+    MOVE_SECONDS,
+    XENSECURE,
+    Move,
+    Ticks,
+    expect,
+    migrate,
+    move,
+    no_session,
+    put_guest,
+    seconds_of,
+    session,
+    start_migration,
+    wait_for,
+    where,
+)
+
+A, B = HOSTS["a"], HOSTS["b"]
+ROUNDS = 3
+
+
+def prepare() -> None:
+    """Identity and daemons on both hosts."""
+    script = (
+        "ss -Hltn | grep -q :8003 || { test -e /var/lib/xensecure/identity.key || xensecurectl init; lab-daemons start; lab-socat --listen; }"
+    )
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: host.sh(script), HOSTS.values()))
+
+
+def paired() -> bool:
+    """Whether the hosts know each other."""
+    return B.hostname in A.sh("xensecurectl peers").out
+
+
+def _paired() -> None:
+    for host, other in ((A, B), (B, A)):
+        peers = host.sh("xensecurectl peers").out
+        expect(other.hostname in peers and "key generation 1" in peers, f"peers of {host.name}: {peers}")
+
+
+def pair_by_enroll(_mode: str) -> str:
+    """``enroll --ssh`` pairs both, ``forget`` undoes it on each."""
+    A.sh(f"xensecurectl enroll --ssh root@{B.hostname}")
+    _paired()
+    A.sh(f"xensecurectl forget {B.hostname}")
+    B.sh(f"xensecurectl forget {A.hostname}")
+    return "paired, and forgotten"
+
+
+def pair_by_token(_mode: str) -> str:
+    """``invite`` there, ``join -`` here."""
+    lines = B.sh("xensecurectl invite 2>/dev/null").out.split()
+    A.sh("xensecurectl join -", stdin=f"{lines[-1]}\n")
+    _paired()
+    return "paired"
+
+
+def _rows(moves: list[Move]) -> str:
+    times, downs = ([move.seconds for move in moves], [move.downtime for move in moves])
+    middle = f"{statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), downtime {statistics.median(downs):.2f} s"
+    return f"{middle} (to {max(downs):.2f}), {len(moves)} moves"
+
+
+def _there_and_back(mode: str, options: str, rounds: int) -> str:
+    put_guest(mode, "g1", A)
+    moves = []
+    for _ in range(rounds):
+        moves += [move(A, B, "g1", options), move(B, A, "g1", options)]
+    return _rows(moves)
+
+
+def there_and_back(mode: str) -> str:
+    """Three times there and back while the guest writes to its memory and counts."""
+    return _there_and_back(mode, XENSECURE, ROUNDS)
+
+
+def beside_ssh(mode: str) -> str:
+    """The same by ssh, for the time."""
+    return _there_and_back(mode, "", 2)
+
+
+def beside_socat(mode: str) -> str:
+    """The same by plain TCP."""
+    return _there_and_back(mode, "-s lab-socat", 2)
+
+
+def options_arrive(mode: str) -> str:
+    """``-e -p --debug``: no monitor, paused, and the command line of xl there."""
+    put_guest(mode, "g1", A)
+    with Ticks("g1") as ticks:
+        ticks.wait(A)
+        started = start_migration(A, B, "g1", f"-e -p --debug {XENSECURE}")
+        xl = session(B)["xl"]
+        words = B.sh(f"tr '\\0' ' ' </proc/{xl}/cmdline").out.split()[1:]
+        said, _ = started.communicate(timeout=MOVE_SECONDS)
+        expect(started.returncode == 0, f"status {started.returncode}\n{said}")
+        expect(words == ["migrate-receive", "-e", "-d", "-p"], f"xl there had {words}")
+        before = len(ticks.on(B))
+        state = B.domains().get("g1", "missing")
+        expect("p" in state, f"g1 there is {state}, not paused")
+        monitors = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+        expect(not monitors, f"monitors there in spite of -e: {monitors}")
+        expect(len(ticks.on(B)) == before == 0, "a paused guest ticks")
+        B.sh("xl unpause g1")
+        ticks.wait(B)
+        ticks.check()
+    return f"xl {' '.join(words)}; paused there until unpaused, no monitor"
+
+
+def _goes_on(guest: str, ticks: Ticks, host: Host) -> None:
+    """It ticks on, in one row, and is on that host only."""
+    wait_for(lambda: list(where(guest)) == [host.name], f"{guest} on {host.name} alone, no --incoming", 40)
+    expect(list(where(guest)[host.name]) == [guest], f"copies: {where(guest)}")
+    ticks.wait(host)
+    ticks.check()
+
+
+def _kill(mode: str, victim: str) -> str:
+    put_guest(mode, "g1", A)
+    with Ticks("g1") as ticks:
+        ticks.wait(A)
+        started = start_migration(A, B, "g1")
+        pids = session(B)
+        time.sleep(1.5)
+        if victim == "transport":
+            A.sh("pkill -9 -x xensecure || pkill -9 -f '/usr/bin/xensecure .*migrate-receive'")
+        else:
+            B.sh(f"kill -9 {pids[victim]}")
+        said, _ = started.communicate(timeout=MOVE_SECONDS)
+        if victim == "launcher":
+            B.sh("lab-daemons launcher")
+        expected = B if started.returncode == 0 else A
+        _goes_on("g1", ticks, expected)
+        wait_for(lambda: no_session(B), "nothing of the session left", 40)
+    if victim != "launcher":
+        expect(expected is A, f"it moved although the {victim} was killed: {said}")
+    words = [line for line in said.splitlines() if line.startswith("xensecure:")]
+    outcome = "moved all the same" if expected is B else "runs at the source"
+    return f"{outcome} after {seconds_of(said):.1f} s; {words[-1][:150] if words else 'no words'}"
+
+
+def _killer(victim: str) -> Callable[[str], str]:
+    def case(mode: str) -> str:
+        return _kill(mode, victim)
+
+    case.__doc__ = f"kill -9 of the {victim} in mid stream."
+    return case
+
+
+def restart_with_monitor(mode: str) -> str:
+    """The daemons are restarted while the monitor of a guest that arrived lives: both go on."""
+    put_guest(mode, "g1", A)
+    move(A, B, "g1")
+    before = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+    expect(len(before) == 1, f"monitors: {before}")
+    with Ticks("g1") as ticks:
+        ticks.wait(B)
+        B.sh("lab-daemons stop; lab-daemons start")
+        after = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+        expect(after == before, f"the monitor was {before}, is {after}")
+        ticks.wait(B, 10)
+        ticks.check()
+    move(B, A, "g1")
+    return f"monitor {before[0]} lives, and the guest moved on"
+
+
+def opposite_directions(mode: str) -> str:
+    """Two guests at once, one each way."""
+    put_guest(mode, "g1", A)
+    put_guest(mode, "g2", B)
+    with Ticks("g1") as first, Ticks("g2") as second:
+        first.wait(A)
+        second.wait(B)
+        runs = [start_migration(A, B, "g1"), start_migration(B, A, "g2")]
+        said = [run.communicate(timeout=MOVE_SECONDS)[0] for run in runs]
+        expect([run.returncode for run in runs] == [0, 0], "\n".join(said))
+        _goes_on("g1", first, B)
+        _goes_on("g2", second, A)
+    A.sh("xl destroy g2")
+    return f"{seconds_of(said[0]):.1f} s and {seconds_of(said[1]):.1f} s"
+
+
+def _cut(mode: str, seconds: float) -> str:
+    put_guest(mode, "g1", A)
+    with Ticks("g1") as ticks:
+        ticks.wait(A)
+        started = start_migration(A, B, "g1")
+        session(B)
+        time.sleep(1.5)
+        B.link("down")
+        try:
+            time.sleep(seconds)
+            expect(started.poll() is None, "xl ended while the link was cut")
+        finally:
+            B.link("up")
+        said, _ = started.communicate(timeout=MOVE_SECONDS)
+        expect(started.returncode == 0, f"status {started.returncode}\n{said}")
+        _goes_on("g1", ticks, B)
+    return f"survived by waiting: {seconds_of(said):.1f} s in all"
+
+
+def link_cut(mode: str) -> str:
+    """No cable for 10 s while memory is sent."""
+    return _cut(mode, 10)
+
+
+def _man(mode: str, kind: str) -> str:
+    """A man in the middle, put there by forged ARP."""
+    put_guest(mode, "g1", A)
+    with Ticks("g1") as ticks:
+        ticks.wait(A)
+        with attacked(kind, A, B) as man:
+            done = migrate(A, B, "g1")
+            seen = man.report()
+        words = [line for line in done.out.splitlines() if line.startswith("xensecure:")]
+        expect(man.was_between(), f"he was not in between: {seen}\n{done.out}")
+        _goes_on("g1", ticks, B if done.status == 0 else A)
+        expect((done.status == 0) == (kind == "pass"), f"status {done.status}\n{done.out}")
+        wait_for(lambda: no_session(B), "nothing of the session left", 40)
+    return f"{'moved' if done.status == 0 else 'refused'}; he: {seen}; {words[-1][:150] if words else 'no words'}"
+
+
+def _middle(kind: str, words: str) -> Callable[[str], str]:
+    def case(mode: str) -> str:
+        return _man(mode, kind)
+
+    case.__doc__ = words
+    return case
+
+
+CASES: dict[str, Callable[[str], str]] = {
+    "enroll": pair_by_enroll,
+    "token": pair_by_token,
+    "moves": there_and_back,
+    "options": options_arrive,
+    "restart": restart_with_monitor,
+    "opposite": opposite_directions,
+    "cut": link_cut,
+    "kill-receiver": _killer("receiver"),
+    "kill-keeper": _killer("keeper"),
+    "kill-launcher": _killer("launcher"),
+    "kill-xl": _killer("xl"),
+    "kill-transport": _killer("transport"),
+    "man-passes": _middle("pass", "A man in the middle by ARP who passes everything on: he can, and reads nothing."),
+    "man-flips": _middle("flip", "The same changes one bit of the stream."),
+    "man-own-key": _middle("own", "He answers with a TLS key of his own."),
+    "man-stolen-keys": _middle("stolen", "He has both hosts' TLS keys, but not the link key."),
+    "ssh": beside_ssh,
+    "socat": beside_socat,
+}

@@ -1,0 +1,126 @@
+"""Debian's packages: hypervisor and kernel, unpacked and not installed, and the root tree of dom0. By the machine's own apt sources."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import re
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+from tests.xen.common import CACHE, LabError, run, say
+
+SUITE = "bookworm"
+HYPERVISOR = "xen-hypervisor-4.17-amd64"
+# The last build that can live-migrate PV guests: later ones have shadow paging, and so log-dirty mode for PV, compiled out.
+PV_VERSION = "4.17.5"
+INCLUDED = (
+    *("xen-utils-4.17", "xenstore-utils", "iproute2", "openssh-server", "openssh-client", "socat", "python3", "python3-cryptography"),
+    *("python3-cffi-backend", "python3-openssl", "python3-pyroute2", "busybox", "kmod", "procps", "iputils-ping", "strace", "ca-certificates"),
+)
+
+
+def hypervisor(mode: str) -> Path:
+    """Debian's hypervisor, unpacked: for ``pv`` the one that migrates PV guests, for ``pvh`` the current one."""
+    versions = [line.split("|")[1].strip() for line in run(["apt-cache", "madison", HYPERVISOR]).splitlines() if "|" in line]
+    if mode == "pv":
+        versions = [version for version in versions if version.startswith(PV_VERSION)]
+    kept = sorted(CACHE.glob(f"hypervisor-{PV_VERSION if mode == 'pv' else ''}*/xen"))
+    if not versions and not kept:
+        raise LabError(f"apt knows no {HYPERVISOR}{f' {PV_VERSION}' if mode == 'pv' else ''}: apt-get update, or name a hypervisor with --xen")
+    if not versions:
+        return kept[-1]
+    xen = CACHE / f"hypervisor-{versions[0]}" / "xen"
+    if not xen.exists():
+        tree = _unpack(f"{HYPERVISOR}={versions[0]}")
+        xen.parent.mkdir(parents=True, exist_ok=True)
+        images = [path for path in (tree / "boot").glob("xen-*.gz") if "dbg" not in path.name]
+        prepare_hypervisor(images[0], xen)
+        shutil.rmtree(tree)
+    return xen
+
+
+def prepare_hypervisor(source: Path, target: Path) -> None:
+    """A hypervisor as QEMU's multiboot loader takes it: not compressed."""
+    data = source.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    if data[:4] != b"\x7fELF":
+        raise LabError(f"{source}: no ELF file inside; give xen.gz or xen, not xen.efi")
+    target.with_suffix(".new").write_bytes(data)
+    target.with_suffix(".new").rename(target)
+
+
+def kernel() -> Path:
+    """A folder with ``vmlinux`` and the modules below ``lib/modules``, of Debian's current kernel."""
+    found = re.findall(r"Depends: (linux-image-[0-9][^ \n]*-amd64)$", run(["apt-cache", "depends", "linux-image-amd64"]), re.MULTILINE)
+    if not found:
+        raise LabError("apt knows no linux-image-amd64: apt-get update")
+    folder = CACHE / f"kernel-{found[0].removeprefix('linux-image-')}"
+    if not (folder / "vmlinux").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        tree = _unpack(found[0])
+        image = next((tree / "boot").glob("vmlinuz-*"))
+        run(["depmod", "-b", tree, image.name.removeprefix("vmlinuz-")])
+        (tree / "vmlinux").write_bytes(_payload(image.read_bytes()))
+        tree.rename(folder)
+    return folder
+
+
+def _unpack(package: str) -> Path:
+    """Download a package with apt and unpack it into a fresh folder of the cache."""
+    tree = CACHE / f"unpack-{package.split('=')[0]}"
+    shutil.rmtree(tree, ignore_errors=True)
+    debs = tree / "debs"
+    debs.mkdir(parents=True)
+    debs.chmod(0o777)  # apt downloads as a user of its own
+    say(f"downloading {package}")
+    run(["apt-get", "download", "-qq", package], cwd=debs)
+    run(["dpkg-deb", "-x", next(debs.glob("*.deb")), tree])
+    shutil.rmtree(debs)
+    return tree
+
+
+def _payload(image: bytes) -> bytes:
+    """The ELF file inside a bzImage (boot protocol 2.08: payload_offset and payload_length); Xen's own loader does not know all compressions."""
+    setup = ((image[0x1F1] or 4) + 1) * 512
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    payload = image[setup + offset : setup + offset + length - 4]
+    if payload[:6] == b"\xfd7zXZ\0":
+        elf = lzma.decompress(payload)
+    elif payload[:2] == b"\x1f\x8b":
+        elf = zlib.decompress(payload, 31)
+    else:
+        raise LabError(f"the kernel is compressed in a way that is not known here ({payload[:4].hex()})")
+    if elf[:4] != b"\x7fELF":
+        raise LabError("no ELF file in the kernel's image")
+    return elf
+
+
+def _sources() -> list[Path]:
+    """The machine's own apt sources for the suite; others, of third parties, are left out."""
+    lists = Path("/etc/apt/sources.list.d")
+    files = [Path("/etc/apt/sources.list"), *sorted(lists.glob("*.sources")), *sorted(lists.glob("*.list"))]
+    word = re.compile(rf"^(?!\s*#).*\s{SUITE}(?:-updates|-security)?(?:\s|$)", re.MULTILINE)
+    found = [path for path in files if path.exists() and word.search(path.read_text())]
+    if not found:
+        raise LabError(f"no apt sources for Debian's {SUITE} on this machine; add them, the lab takes what apt is set to")
+    return found
+
+
+def root_tree() -> Path:
+    """The root tree of dom0 as Debian's packages make it; nobody writes to it afterwards."""
+    key = hashlib.sha256(" ".join(INCLUDED).encode()).hexdigest()[:12]
+    tree = CACHE / f"root-{key}"
+    if not tree.exists():
+        say("mmdebstrap makes dom0's root tree (about a minute)")
+        fresh = CACHE / f"root-{key}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        excluded = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale")]
+        include = f"--include={','.join(INCLUDED)}"
+        run(["mmdebstrap", "--quiet", "--variant=minbase", "--architectures=amd64", include, *excluded, SUITE, fresh, *_sources()])
+        fresh.rename(tree)
+    return tree

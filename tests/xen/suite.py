@@ -1,0 +1,51 @@
+"""Runs the tests with real Xen one after the other: a line when one begins and ends, a table at the end, logs of what failed."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+
+from tests.xen.cases import CASES, paired, prepare
+from tests.xen.common import RUN, LabError, say
+from tests.xen.moves import clear, daemons_logs
+
+NAMES = list(CASES)
+_NEEDED = "token"  # all others but enroll stand on it
+
+
+def run_all(mode: str, names: Sequence[str]) -> int:
+    """Run all tests, or those named; returns the command's exit status."""
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        raise LabError(f"no such test: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    prepare()
+    needed = [] if paired() else [_NEEDED]
+    chosen = [name for name in NAMES if not names or name in (*names, *needed)]
+    rows: list[tuple[str, str, float, str]] = []
+    for number, name in enumerate(chosen, 1):
+        say(f"{number}/{len(chosen)} {name}: {(CASES[name].__doc__ or '').strip()}")
+        begin = time.monotonic()
+        try:
+            words, result = CASES[name](mode), "ok"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other tests are run
+            words, result = str(error).strip().splitlines()[0] if str(error) else type(error).__name__, "FAILED"
+            _keep_logs(name, error)
+            clear()
+        rows.append((name, result, time.monotonic() - begin, words))
+        say(f"    {result} in {rows[-1][2]:.0f} s: {words}")
+    failed = [row for row in rows if row[1] != "ok"]
+    text = [f"{name:16} {result:6} {seconds:5.0f} s  {words}" for name, result, seconds, words in rows]
+    (RUN / f"result-{mode}.txt").write_text("\n".join(text) + "\n")
+    say(f"{len(rows) - len(failed)} of {len(rows)} tests passed, guests of type {mode}\n" + "\n".join(text))
+    if failed:
+        say(f"logs: {RUN}/failed-*.log")
+    return 1 if failed else 0
+
+
+def _keep_logs(name: str, error: Exception) -> None:
+    try:
+        logs = daemons_logs()
+    except LabError as failure:
+        logs = str(failure)
+    (RUN / f"failed-{name}.log").write_text("".join(traceback.format_exception(error)) + logs)

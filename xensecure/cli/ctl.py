@@ -1,0 +1,228 @@
+"""``xensecurectl``: what an administrator does once, or now and then."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+
+from ..destination.invite import default_addresses, make_token
+from ..link import hardening
+from ..link.config import ADDRESS_PATTERN, Config, load_config
+from ..link.identity import load_credentials, make_identity
+from ..link.peers import Peer, Peers
+from ..link.say import say
+from ..proto import limits
+from ..proto.errors import StateError, UsageError
+from ..proto.token import Token
+from ..source.pairing import fetch_token, join, rotate
+from .common import parser, run
+
+PROGRAM = "xensecurectl"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _out(text: str) -> None:
+    data = memoryview(f"{text}\n".encode())
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _init(config: Config, _chosen: argparse.Namespace) -> int:
+    made = make_identity(config)
+    pin = load_credentials(config).pin.hex()
+    _out(f"{config.name}: {'new identity' if made else 'identity was there already'} in {config.state}\npin {pin}")
+    return 0
+
+
+def _invite(config: Config, chosen: argparse.Namespace) -> int:
+    if chosen.address and len(chosen.address) > limits.ADDRESSES_MAX:
+        raise UsageError(f"--address is given {len(chosen.address)} times; a token has room for at most {limits.ADDRESSES_MAX} addresses")
+    addresses = tuple(chosen.address) if chosen.address else default_addresses(config)
+    token = make_token(config, ttl=_seconds(chosen.ttl), addresses=addresses)
+    _out(token.encode())
+    until = _moment(token.expiry)
+    say(PROGRAM, f"works once, until {until}; on the other host: xensecurectl join TOKEN (or '-' and paste it, so that it stands in no process list)")
+    return 0
+
+
+def _moment(seconds: int) -> str:
+    """A point in time as people read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)) if seconds else "never"
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    seconds = int(found[1]) * _UNITS[found[2] or "s"] if found else 0
+    if not 0 < seconds <= limits.TOKEN_TTL_MAX_SECONDS:
+        raise UsageError(f"--ttl {text!r}: give seconds, or a number with s, m, h or d, of at most 7 days")
+    return seconds
+
+
+def _withdraw(config: Config, _chosen: argparse.Namespace) -> int:
+    peers = Peers(config)
+    with peers.locked():
+        count = peers.withdraw_open()
+    _out(f"{count} tokens that nobody has used yet work no more")
+    return 0
+
+
+def _join(config: Config, chosen: argparse.Namespace) -> int:
+    text = chosen.token
+    if text == "-":
+        text = sys.stdin.readline()
+    return _met(join(config, Token.decode(text)), config)
+
+
+def _met(peer: Peer, config: Config) -> int:
+    where = ", ".join(peer.contact.addresses)
+    _out(f"{config.name} and {peer.name} ({where}, port {peer.contact.port}) share a link key now; try: xl migrate -s xensecure DOMAIN {peer.name}")
+    return 0
+
+
+def _enroll(config: Config, chosen: argparse.Namespace) -> int:
+    token = fetch_token(chosen.ssh, chosen.ssh_option or [], chosen.remote_command)
+    return _met(join(config, token), config)
+
+
+def _peers(config: Config, chosen: argparse.Namespace) -> int:
+    peers = Peers(config).all()
+    if chosen.json:
+        _out(json.dumps([_described(peer) for peer in peers]))
+    elif not peers:
+        _out("no peers yet; 'xensecurectl invite' on one host, 'xensecurectl join TOKEN' on the other")
+    for peer in peers if not chosen.json else []:
+        generation = "/".join(str(key.generation) for key in peer.keys)
+        where = f"{','.join(peer.contact.addresses):30} port {peer.contact.port:<6}"
+        _out(f"{peer.name:20} {where} key generation {generation}, {_age(peer.rotated or peer.since)} old")
+    return 0
+
+
+def _described(peer: Peer) -> dict[str, object]:
+    """A peer without its secrets."""
+    return {
+        "name": peer.name,
+        "addresses": list(peer.contact.addresses),
+        "port": peer.contact.port,
+        "pin": peer.pin.hex(),
+        "keys": [{"generation": key.generation, "id": key.id.hex()} for key in peer.keys],
+        "since": peer.since,
+        "rotated": peer.rotated,
+    }
+
+
+def _age(moment: int) -> str:
+    days, rest = divmod(max(0, int(time.time()) - moment), 86400)
+    return f"{days} d" if days else f"{rest // 3600} h" if rest >= 3600 else f"{rest // 60} min"
+
+
+def _show(config: Config, chosen: argparse.Namespace) -> int:
+    if chosen.host is None:
+        contact = {"name": config.name, "port": config.port, "addresses": list(default_addresses(config))}
+        shown = {**contact, "pin": load_credentials(config).pin.hex(), "configuration": config.path, "state": str(config.state)}
+    else:
+        shown = _described(_known(config, chosen.host))
+    if chosen.json:
+        _out(json.dumps(shown))
+        return 0
+    shown.update({name: _moment(moment) for name, moment in shown.items() if name in ("since", "rotated") and isinstance(moment, int)})
+    for name, value in shown.items():
+        _out(f"{name}: {_plain(value)}")
+    return 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return f"generation {value['generation']} (id {value['id']})"
+    return str(value)
+
+
+def _known(config: Config, host: str) -> Peer:
+    peer = Peers(config).find(config.options_for(host).peer or host)
+    if peer is None:
+        raise StateError(f"no peer {host!r} is known here; 'xensecurectl peers' lists them")
+    return peer
+
+
+def _rotate(config: Config, chosen: argparse.Namespace) -> int:
+    peer = rotate(config, chosen.host)
+    _out(f"{config.name} and {peer.name} share a new link key, generation {peer.keys[-1].generation}; the old one is gone on both hosts")
+    return 0
+
+
+def _forget(config: Config, chosen: argparse.Namespace) -> int:
+    peers = Peers(config)
+    # By its very name a peer goes without being read: its file may be damaged, and this the remedy.
+    name = chosen.host if peers.has_file(chosen.host) else _known(config, chosen.host).name
+    with peers.locked():
+        peers.forget(name)
+    _out(f"{name} is forgotten here: nothing it sends is accepted any more; run 'xensecurectl forget {config.name}' there too")
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    options = parser(PROGRAM, "Make hosts known to each other, and look after their link keys.")
+    commands = options.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, body: Callable[[Config, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(body=body)
+        return command
+
+    add("init", _init, "make this host's identity (TLS key and certificate) unless it is there")
+    invite = add("invite", _invite, "print a token with which one other host may join, once")
+    invite.add_argument("--ttl", default=str(limits.TOKEN_TTL_SECONDS), help="how long it works: 600, 30m, 2h (default 600 seconds)")
+    where = "where this host answers (repeat for several; default: its own addresses)"
+    invite.add_argument("--address", action="append", type=_address, metavar="ADDRESS", help=where)
+    add("withdraw", _withdraw, "make every token of this host's that nobody has used yet worthless")
+    joining = add("join", _join, "meet the host that printed the token")
+    joining.add_argument("token", metavar="TOKEN", help="xs1:…, or '-' to read it from standard input")
+    enroll = add("enroll", _enroll, "meet another host over the ssh trust that is there")
+    enroll.add_argument("--ssh", required=True, metavar="[USER@]HOST", help="whom to ask for a token")
+    enroll.add_argument("-o", "--ssh-option", action="append", metavar="OPTION", help="passed to ssh with -o")
+    what = "what makes the token there (default: xensecurectl invite)"
+    enroll.add_argument("--remote-command", default="xensecurectl invite", metavar="COMMAND", help=what)
+    for name, body, text in (("peers", _peers, "list the hosts that this one has met"), ("show", _show, "show this host, or a peer")):
+        command = add(name, body, text)
+        command.add_argument("--json", action="store_true", help="for programs")
+        if name == "show":
+            command.add_argument("host", nargs="?", metavar="HOST", help="a peer's name or address")
+    for name, body, text in (
+        ("rotate", _rotate, "make and prove a new link key with a peer"),
+        ("forget", _forget, "end the trust in a peer on this host"),
+    ):
+        add(name, body, text).add_argument("host", metavar="HOST", help="a peer's name or address")
+    return options
+
+
+def _address(text: str) -> str:
+    """An address for a token: an IP address, or a name that the other host can resolve."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        # Digits and dots, or colons, that are no IP address are a slip, perhaps a port behind it.
+        if not ADDRESS_PATTERN.fullmatch(text) or re.fullmatch(r"[0-9.:]+|.*(:|\.\.).*", text):
+            raise argparse.ArgumentTypeError(f"{text!r} is no address and no host name") from None
+        return text
+
+
+def main() -> int:
+    """The command."""
+
+    def body() -> int:
+        chosen = _arguments().parse_args()
+        hardening.no_core_dumps()
+        hardening.hide_memory()
+        done: int = chosen.body(load_config(chosen.config), chosen)
+        return done
+
+    return run(PROGRAM, body)
+
+

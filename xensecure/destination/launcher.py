@@ -1,0 +1,168 @@
+"""The launcher: takes receivers' connections on its socket, from their user alone, and forks a keeper for each."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import signal
+import socket
+import stat
+
+from ..link import hardening, store
+from ..link.config import Config
+from ..link.identity import load_credentials
+from ..link.peers import Peers
+from ..link.say import say
+from ..proto import limits
+from ..proto.errors import ConfigurationError, SystemFailure, XensecureError
+from .keeper import Keeper
+from .packets import Packets, peer_user
+from .systemd import inherited_sockets
+
+PROGRAM = "xensecure-launcher"
+# Connections at once from one process. A receiver has one; the rest is for keepers that have ended and are not reaped yet.
+_PER_RECEIVER = 4
+_BACKLOG = 64  # connections the kernel holds while we fork
+
+
+class Launcher:
+    """Listens for receivers. Slots are bytes in shared memory: 0 free, 1 taken by a keeper, 2 taken by one that runs a session."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._own_pin = load_credentials(config).pin
+        # By hand receivers are of the configured user; under systemd of a dynamic one, in that user's group.
+        account = hardening.find_user(config.user) if os.geteuid() == 0 else None
+        self._user = account.pw_uid if account else os.geteuid()
+        self._group = account.pw_gid if account else -1
+        self._slots = mmap.mmap(-1, config.sessions + limits.UNAUTHENTICATED_MAX)
+        self._keepers: dict[int, int] = {}  # process id: slot
+        self._served: dict[int, int] = {}  # process id: that of its receiver
+
+    def run(self) -> None:
+        """Serve until SIGTERM; the keepers go on by themselves."""
+        listener = self._listen()
+        wake, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        stopping: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: stopping.append(number))
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        say(PROGRAM, f"ready for receivers of user {self._user} on {self._config.launcher_socket}")
+        while not stopping:
+            ready = dict(poll.poll())
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 512)
+            self._reap()
+            if listener.fileno() in ready:
+                self._accept(listener)
+
+    def _listen(self) -> socket.socket:
+        given = inherited_sockets()
+        if given:
+            return given[0]
+        path = self._config.launcher_socket
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+                _require_dead(str(path))
+                path.unlink()
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            # Who may connect is decided by the kernel's word on each connection; the mode keeps others from filling the backlog.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(str(path))
+            finally:
+                os.umask(mask)
+            if os.geteuid() == 0:
+                os.chown(path, self._user, -1)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise SystemFailure(f"{path}: cannot listen: {error.strerror}") from None
+        return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return  # it went away between poll and accept
+        with contextlib.closing(sock):
+            uid, gid, pid = peer_user(sock)
+            if uid != self._user and gid != self._group:
+                say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted to be a receiver; only user {self._user} and group {self._group} may")
+                return
+            if list(self._served.values()).count(pid) >= _PER_RECEIVER:
+                say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted more sessions; a receiver has one")
+                return
+            slot = self._slots.find(b"\0")
+            if slot < 0:
+                say(PROGRAM, "too many receivers at once; one was turned away")
+                return
+            self._slots[slot] = 1
+            try:
+                keeper = os.fork()
+            except OSError as error:
+                self._slots[slot] = 0
+                say(PROGRAM, f"a receiver was turned away: no process for it: {error.strerror}")
+                return
+            if keeper == 0:
+                listener.close()
+                self._keep(sock, slot)
+            self._keepers[keeper] = slot
+            self._served[keeper] = pid
+
+    def _keep(self, sock: socket.socket, slot: int) -> None:
+        """The child's whole life."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            Keeper(Packets(sock), config=self._config, own_pin=self._own_pin, take_slot=lambda: self._take_slot(slot)).run()
+            status = 0
+        except XensecureError as error:
+            say(PROGRAM, str(error))
+        except Exception as error:  # noqa: BLE001 - the last resort of a process of its own: one line, no traceback
+            say(PROGRAM, f"internal error, please report: {type(error).__name__}: {error}")
+        finally:
+            os._exit(status)
+
+    def _take_slot(self, slot: int) -> bool:
+        if self._slots[:].count(2) >= self._config.sessions:
+            return False
+        self._slots[slot] = 2
+        return True
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                self._slots[self._keepers.pop(pid)] = 0
+                self._served.pop(pid)
+
+
+def _require_dead(path: str) -> None:
+    """A socket that a launcher which has gone left behind may be removed; one that is served may not."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise ConfigurationError(f"{path}: another xensecure-launcher is running; stop it first, or set another [paths] run")
+
+
+def serve(config: Config) -> None:
+    """Run the launcher."""
+    hardening.hide_memory()
+    store.make_directory(config.state)
+    Peers(config).require_private()
+    if not os.access(config.xl, os.X_OK):
+        say(PROGRAM, f"{config.xl} cannot be run: no domain can arrive; see [receive] xl")
+    Launcher(config).run()

@@ -1,0 +1,396 @@
+"""The configuration file: /etc/xensecure/xensecure.toml, or the one that --config or XENSECURE_CONFIG names.
+
+``SCHEMA`` is the whole truth about what may stand in it; docs/operations.md and the sample configuration are tested against it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import socket
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..proto import limits
+from ..proto.errors import ConfigurationError, UsageError
+
+DEFAULT_PATH = "/etc/xensecure/xensecure.toml"
+ENVIRONMENT = "XENSECURE_CONFIG"
+# A peer's file has its name, and ".", ".peer" and ".xxxxxxxx.tmp" around it while it is written: 255 bytes at most (NAME_MAX of limits.h).
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,229}")
+
+WILDCARDS = ("::", "0.0.0.0")  # noqa: S104 - a receiver is there to be reached; who may send is proved, not addressed
+# An IP address (with a scope, as getaddrinfo(3) takes it) or a name that can be resolved; so nothing odd gets into tokens and logs.
+ADDRESS_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?")
+# sun_path of unix(7) has 108 bytes, one of them for the end; what follows [paths] run is "/launcher.sock".
+_RUN_MAX = 107 - len("/launcher.sock")
+
+_NEED_NAME = "letters, digits, '.', '_' and '-' only"
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """How to reach one host, and how to behave meanwhile; each can be set in [host.NAME], on the command line, and most in [defaults]."""
+
+    peer: str = ""
+    address: tuple[str, ...] = ()
+    port: int = 0
+    bind: str = ""
+    family: str = "any"
+    quiet: bool = False
+    verbose: int = 0
+    connect_timeout: int = int(limits.HANDSHAKE_SECONDS)
+    keepalive: int = int(limits.KEEPALIVE_SECONDS)
+    silence: int = int(limits.SILENCE_SECONDS)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration, with defaults where the file says nothing."""
+
+    path: str
+    state: Path = Path("/var/lib/xensecure")
+    run: Path = Path("/run/xensecure")
+    name: str = ""
+    trust: str = "pin"
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    listen: tuple[str, ...] = WILDCARDS
+    port: int = limits.PORT
+    xl: str = "/usr/sbin/xl"
+    user: str = "_xensecure"
+    sessions: int = limits.SESSIONS_MAX
+    coloft_scripts: tuple[str, ...] = ()
+    window: int = limits.WINDOW
+    defaults: HostOptions = field(default_factory=HostOptions)
+    hosts: Mapping[str, HostOptions] = field(default_factory=dict)
+
+    @property
+    def launcher_socket(self) -> Path:
+        """Where launcher and receivers meet."""
+        return self.run / "launcher.sock"
+
+    def options_for(self, host: str) -> HostOptions:
+        """The options for a host as it was named (in any case, as in ssh_config and DNS), before the command line's."""
+        return self.hosts.get(host) or self.hosts.get(host.lower(), self.defaults)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key of the file: which field it sets, its TOML type in words, and what makes of its value the field's (ValueError if wrong)."""
+
+    target: str
+    words: str
+    convert: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def _absolute(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError
+    return str(value)
+
+
+def _path(value: Any) -> Path:
+    return Path(_absolute(value))
+
+
+def _name(value: Any) -> str:
+    if not NAME_PATTERN.fullmatch(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not 0 < len(values) <= limits.ADDRESSES_MAX:
+        raise ValueError
+    return tuple(_text(item) for item in values)
+
+
+def _run_path(value: Any) -> Path:
+    if len(_absolute(value).encode()) > _RUN_MAX:
+        raise ValueError
+    return Path(value)
+
+
+def _user(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", _text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    found = _texts(value)
+    if not all(ADDRESS_PATTERN.fullmatch(address) for address in found):
+        raise ValueError
+    return found
+
+
+def _ip(value: Any) -> str:
+    return str(ipaddress.ip_address(_text(value)))
+
+
+def _ips(value: Any) -> tuple[str, ...]:
+    return tuple(_ip(item) for item in _texts(value))
+
+
+def _absolutes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError
+    return tuple(_absolute(item) for item in value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _between(least: int, most: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError
+        return value
+
+    return convert
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return convert
+
+
+_PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
+
+HOST_KEYS: dict[str, _Key] = {
+    "peer": _Key("peer", f"the peer's name: {_NEED_NAME}", _name),
+    "address": _Key("address", "an IP address or a name, or a list of up to 8", _addresses),
+    "port": _PORT,
+    "bind": _Key("bind", "an IP address of this host", _ip),
+    "family": _Key("family", "'any', 'inet' or 'inet6'", _one_of("any", "inet", "inet6")),
+    "quiet": _Key("quiet", "true or false", _boolean),
+    "verbose": _Key("verbose", "0 to 3", _between(0, 3)),
+    "connect_timeout": _Key("connect_timeout", "seconds, 1 to 600", _between(1, 600)),
+    "keepalive": _Key("keepalive", "seconds, 1 to 3600", _between(1, 3600)),
+    "silence": _Key("silence", "seconds, 2 to 86400", _between(2, 86400)),
+}
+
+SCHEMA: dict[str, dict[str, _Key]] = {
+    "paths": {
+        "state": _Key("state", "an absolute path", _path),
+        "run": _Key("run", f"an absolute path of at most {_RUN_MAX} bytes (a socket's path is short)", _run_path),
+    },
+    "identity": {"name": _Key("name", f"this host's name: {_NEED_NAME}", _name)},
+    "trust": {
+        "mode": _Key("trust", "'pin' or 'ca'", _one_of("pin", "ca")),
+        "ca": _Key("ca", "an absolute path (PEM)", _absolute),
+        "certificate": _Key("certificate", "an absolute path (PEM)", _absolute),
+        "key": _Key("key", "an absolute path (PEM)", _absolute),
+    },
+    "listen": {
+        "addresses": _Key("listen", "an IP address, or a list of up to 8", _ips),
+        "port": _PORT,
+    },
+    "receive": {
+        "xl": _Key("xl", "an absolute path", _absolute),
+        "user": _Key("user", "a user's name", _user),
+        "sessions": _Key("sessions", "1 to 4096", _between(1, 4096)),
+        "coloft_scripts": _Key("coloft_scripts", "a list of absolute paths", _absolutes),
+        "window": _Key("window", "bytes, 65536 to 67108864", _between(limits.WINDOW_MIN, limits.WINDOW)),
+    },
+    # Which host and where it is cannot be the same for all.
+    "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
+}
+
+
+def config_path(option: str | None) -> tuple[str, bool]:
+    """The file to read, and whether somebody asked for it (then it must exist)."""
+    named = option or os.environ.get(ENVIRONMENT)
+    return (named, True) if named else (DEFAULT_PATH, False)
+
+
+def load_config(option: str | None = None) -> Config:
+    """Read and check the configuration; ConfigurationError with file and line if anything is wrong."""
+    path, required = config_path(option)
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            data = stream.read()
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(f"{path}: no such file; name the configuration with --config or {ENVIRONMENT}") from None
+        return _complete(Config(path=path))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    _check_status(path, status)
+    try:
+        text = data.decode("utf-8-sig")  # editors on other systems put a byte order mark in front
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}:{1 + data.count(10, 0, error.start)}: not UTF-8 text; save the file as UTF-8") from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{_toml_place(path, text, str(error))}; see xensecure(1) for the format") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands
+        raise ConfigurationError(f"{path}: a value is too long or too deep for any key; see xensecure(1) for the format") from None
+    return _complete(_Reading(path, text).config(tables))
+
+
+def _check_status(path: str, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISREG(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(f"{path}:1: belongs to user {status.st_uid}; chown it to root or to whoever runs this, for it names what root runs")
+    if mode & 0o022:
+        raise ConfigurationError(f"{path}:1: others can write to it (mode {mode:04o}); chmod go-w it, for it names what root runs")
+
+
+def _toml_place(path: str, text: str, problem: str) -> str:
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", problem)
+    if found is None:
+        return f"{path}: {problem}"
+    return f"{path}:{found[2] or len(text.rstrip().split(chr(10)))}: {found[1]}"
+
+
+def _complete(config: Config) -> Config:
+    """Fill in what follows from the rest, and check what hangs together."""
+    if not config.name:
+        name = socket.gethostname()
+        if not NAME_PATTERN.fullmatch(name):
+            raise ConfigurationError(f"{config.path}: this host's name {name!r} cannot be used; set [identity] name ({_NEED_NAME})")
+        config = replace(config, name=name)
+    return config
+
+
+class _Reading:
+    """One file being turned into a Config; knows at which line a key stands."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._lines = text.replace("\r\n", "\n").split("\n")
+
+    def _error(self, where: tuple[str, ...], problem: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._path}:{self._line_of(where)}: {problem}")
+
+    def _line_of(self, where: tuple[str, ...]) -> int:
+        """The line of the statement that first names a table or key, in whichever of TOML's ways: that with which the file begins to have it."""
+        start = 1
+        for number in range(1, len(self._lines) + 1):
+            try:
+                node: Any = tomllib.loads("\n".join(self._lines[:number]))
+            except tomllib.TOMLDecodeError:
+                continue  # in the middle of a statement of several lines
+            for name in where:
+                node = node.get(name) if isinstance(node, dict) else None
+            if node is not None:
+                break
+            start = number + 1
+        return start
+
+    def config(self, tables: dict[str, Any]) -> Config:
+        """The Config; ConfigurationError at the first thing that is wrong."""
+        values: dict[str, Any] = {}
+        for section, content in tables.items():
+            if section == "host":
+                continue
+            keys = SCHEMA.get(section)
+            if keys is None or not isinstance(content, dict):
+                known = ", ".join(f"[{name}]" for name in SCHEMA)
+                kind = "section" if isinstance(content, dict) else "key outside a section:"
+                raise self._error((section,), f"unknown {kind} '{section}'; known are {known} and [host.NAME]")
+            read = self._section((section,), content, keys)
+            if section == "defaults":
+                values["defaults"] = self._host_options((section,), HostOptions(), read)
+            else:
+                values.update(read)
+        values["hosts"] = self._hosts(tables.get("host", {}), values.get("defaults", HostOptions()))
+        config = Config(path=self._path, **values)
+        if config.trust == "ca" and not (config.ca and config.certificate and config.key):
+            raise self._error(("trust", "mode"), "mode = \"ca\" needs 'ca', 'certificate' and 'key' in [trust] as well")
+        return config
+
+    def _hosts(self, tables: Any, defaults: HostOptions) -> dict[str, HostOptions]:
+        if not isinstance(tables, dict):
+            raise self._error(("host",), "hosts are written as sections: [host.NAME]")
+        hosts = {}
+        for name, content in tables.items():
+            table = ("host", name)
+            if not isinstance(content, dict):
+                raise self._error(table, f"'{name}' belongs in a host's section: [host.NAME]")
+            if not ADDRESS_PATTERN.fullmatch(name):
+                raise self._error(table, f"{name!r} is no host's name or address, as 'xl migrate' would be given it")
+            hosts[name] = self._host_options(table, defaults, self._section(table, content, HOST_KEYS))
+        return hosts
+
+    def _host_options(self, table: tuple[str, ...], base: HostOptions, read: dict[str, Any]) -> HostOptions:
+        options = replace(base, **read)
+        if options.keepalive >= options.silence:
+            key = next((name for name in ("keepalive", "silence") if name in read), "keepalive")
+            raise self._error((*table, key), f"'keepalive' ({options.keepalive} s) must be less than 'silence' ({options.silence} s)")
+        return options
+
+    def _section(self, table: tuple[str, ...], content: dict[str, Any], keys: dict[str, _Key]) -> dict[str, Any]:
+        values = {}
+        for key, value in content.items():
+            known = keys.get(key)
+            if known is None:
+                raise self._error((*table, key), self._unknown(table, key, value, keys))
+            try:
+                values[known.target] = known.convert(value)
+            except ValueError:
+                raise self._error((*table, key), f"'{key}' must be {known.words}") from None
+        return values
+
+    def _unknown(self, table: tuple[str, ...], key: str, value: Any, keys: dict[str, _Key]) -> str:
+        """What to say of a key that is not known: a dotted host name that wants quotes, a key in the wrong section, a slip of the hand."""
+        if isinstance(value, dict) and table[0] == "host":
+            name = [table[1], key]
+            while len(value) == 1 and isinstance(deeper := next(iter(value.values())), dict):
+                name.append(next(iter(value)))
+                value = deeper
+            return f"a host's name with dots is written in quotes: [host.\"{'.'.join(name)}\"]"
+        homes = [f"[{name}]" for name, others in SCHEMA.items() if key in others] or (["[host.NAME]"] if key in HOST_KEYS else [])
+        near = difflib.get_close_matches(key, keys, n=1)
+        if homes:
+            hint = f"it belongs in {' or '.join(homes)}"
+        elif near:
+            hint = f"did you mean '{near[0]}'?"
+        else:
+            hint = f"known are {', '.join(keys)}"
+        return f"unknown key '{key}' in [{'.'.join(table)}]; {hint}"
+
+
+def with_option(options: HostOptions, assignment: str) -> HostOptions:
+    """The options after ``-o KEY=VALUE``; UsageError if it means nothing."""
+    name, equals, text = assignment.partition("=")
+    known = HOST_KEYS.get(name.strip())
+    if not equals or known is None:
+        raise UsageError(f"-o {assignment!r}: KEY=VALUE with one of {', '.join(HOST_KEYS)} is needed")
+    try:
+        return replace(options, **{known.target: known.convert(_value(text.strip()))})
+    except ValueError:
+        raise UsageError(f"-o {assignment!r}: '{name.strip()}' must be {known.words}") from None
+
+
+def _value(text: str) -> Any:
+    """A value from the command line: a TOML value, or else plain text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,221 @@
+"""One TCP connection from its first byte to authenticated frames: the handshakes of ``proto`` with a socket and a clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..proto import limits
+from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError
+from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, State
+from ..proto.messages import FrameType
+from .engine import Frame, Link, frame_length, wipe
+
+# A piece of a handshake: a TLS record is at most 16 KiB.
+_PIECE = 1 << 14
+_Candidate: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]  # as getaddrinfo gives them
+_FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
+
+
+class Deadline:
+    """A point in time, ``seconds`` from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, 0 when it has passed."""
+        return max(0.0, self._end - time.monotonic())
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to connect: addresses or names to try in order, port, own address ("" for any), family ("any", "inet", "inet6")."""
+
+    addresses: tuple[str, ...]
+    port: int
+    bind: str = ""
+    family: str = "any"
+
+
+def connect(target: Target, deadline: Deadline) -> socket.socket:
+    """A non-blocking connected socket to the first address that answers; ConnectError with every failure if none does."""
+    failures: list[str] = []
+    candidates = [found for address in target.addresses for found in _resolve(address, target, failures)]
+    for number, (family, kind, protocol, _name, where) in enumerate(candidates):
+        # What is left of the time is shared out among those still to try, so that a silent first address leaves some for the rest.
+        share = deadline.left() / (len(candidates) - number)
+        try:
+            return _connect_one(family, kind, protocol, where, target.bind, share)
+        except OSError as error:
+            failures.append(f"{where[0]}: {error.strerror or 'timed out'}")
+    tried = "; ".join(failures) or "no address is known"
+    raise ConnectError(f"cannot connect to port {target.port} ({tried}); is xensecured running there, and the port open?")
+
+
+def _resolve(address: str, target: Target, failures: list[str]) -> Sequence[_Candidate]:
+    """What a name or address stands for; why it stands for nothing goes to ``failures``."""
+    try:
+        return socket.getaddrinfo(address, target.port, _FAMILIES[target.family], socket.SOCK_STREAM)
+    except OSError as error:
+        failures.append(f"{address}: {error.strerror}")
+    except UnicodeError:  # from the IDNA codec: an empty or overlong label
+        failures.append(f"{address}: not a host's name")
+    return []
+
+
+def _connect_one(family: int, kind: int, protocol: int, where: tuple[object, ...], bind: str, seconds: float) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        if bind:
+            sock.bind((bind, 0))
+        sock.settimeout(max(0.001, seconds))
+        sock.connect(where)
+        prepare(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def prepare(sock: socket.socket) -> None:
+    """Settings of every connection: non-blocking; nothing waits to fill a segment (F9)."""
+    sock.settimeout(0)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class Wire:
+    """Whole pieces to and from a non-blocking socket, each before a deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self.deadline = deadline
+
+    def _wait(self, events: int) -> None:
+        poll = select.poll()
+        poll.register(self._sock, events)
+        if not poll.poll(self.deadline.left() * 1000):
+            raise ConnectError("the peer did not answer in time; see connect_timeout, and whether a firewall drops its packets")
+
+    def send(self, data: bytes) -> None:
+        """Send it all."""
+        view = memoryview(data)
+        while view:
+            try:
+                sent = self._sock.send(view)
+            except BlockingIOError:
+                self._wait(select.POLLOUT)
+                continue
+            except OSError as error:
+                raise LinkLostError(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
+            view = view[sent:]
+
+    def receive(self, size: int) -> bytes:
+        """At least one and at most ``size`` bytes; b"" at the end of the stream."""
+        while True:
+            try:
+                return self._sock.recv(size)
+            except BlockingIOError:
+                self._wait(select.POLLIN)
+            except OSError as error:
+                raise LinkLostError(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
+
+    def receive_exactly(self, size: int) -> bytes:
+        """Exactly ``size`` bytes; LinkLostError if the stream ends before."""
+        pieces = bytearray()
+        while len(pieces) < size:
+            piece = self.receive(size - len(pieces))
+            if not piece:
+                raise LinkLostError("the peer closed the connection")
+            pieces += piece
+        return bytes(pieces)
+
+
+def run_handshake(wire: Wire, handshake: SourceHandshake | DestinationHandshake, until: State) -> None:
+    """Exchange bytes until the handshake is in the state ``until``."""
+    while True:
+        try:
+            _flush(wire, handshake)
+            if handshake.state is until:
+                return
+            data = wire.receive(_PIECE)
+            if not data:
+                raise _ended(handshake)
+            handshake.receive_data(data)
+        except (AuthenticationError, ProtocolError):
+            with contextlib.suppress(LinkLostError, ConnectError):
+                _flush(wire, handshake)  # OpenSSL's alert, so that the peer can say why
+            raise
+
+
+def _flush(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> None:
+    data = handshake.data_to_send()
+    if data:
+        wire.send(data)
+
+
+def _ended(handshake: SourceHandshake | DestinationHandshake) -> AuthenticationError | LinkLostError:
+    if handshake.state is State.WAIT_DESTINATION_PROOF:
+        return AuthenticationError(
+            "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why"
+        )
+    return LinkLostError("the peer closed the connection during the key exchange; is xensecure-launcher running? xensecured's log there says more")
+
+
+class FrameChannel:
+    """Control frames, one at a time, before a pump takes over or where none is needed (PAIR, ROTATE)."""
+
+    def __init__(self, sock: socket.socket, wire: Wire, keys: LinkKeys) -> None:
+        self.sock = sock
+        self.wire = wire
+        self.link = Link(keys)
+
+    def send(self, kind: FrameType, payload: bytes = b"") -> None:
+        """Seal and send one frame on channel 0."""
+        self.wire.send(self.link.seal(kind, payload))
+
+    def receive(self) -> Frame:
+        """The next frame, whole and authenticated."""
+        header = self.wire.receive_exactly(limits.FRAME_HEADER_LEN)
+        length = frame_length(header)
+        if length > limits.CONTROL_PAYLOAD_MAX:
+            raise ProtocolError(f"a control frame of {length} bytes")
+        frame = self.link.open(header + self.wire.receive_exactly(length - limits.FRAME_HEADER_LEN))
+        if frame.channel or frame.offset:
+            raise ProtocolError(f"{frame.type.name} on channel {frame.channel} at {frame.offset}, where 0 and 0 belong")
+        return frame
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sock.close()
+
+
+def frames_after(sock: socket.socket, wire: Wire, handshake: SourceHandshake | DestinationHandshake, keys: LinkKeys) -> FrameChannel:
+    """The frames that follow a confirmed handshake (T5); neither side sends one before the other has answered, so none can be here yet.
+
+    ``keys`` are wiped: the link holds them now.
+    """
+    if handshake.trailing_data():
+        raise ProtocolError("bytes behind the key exchange before it was answered")
+    channel = FrameChannel(sock, wire, keys)
+    for direction in (keys.send, keys.receive):
+        wipe(direction.key)
+        wipe(direction.iv)
+    return channel
+
+
+def peer_address(sock: socket.socket) -> str:
+    """The address at the other end, as text."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "unknown"
+    address = name[0] if isinstance(name, tuple) else os.fsdecode(name) or "local"
+    return str(address).removeprefix("::ffff:")

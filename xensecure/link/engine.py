@@ -1,0 +1,271 @@
+"""The C engine as Python sees it: the only module that imports ``_engine``. One method a C function; statuses become exceptions.
+
+C API: csrc/engine.h. cffi releases the GIL while a C function runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .._engine import ffi, lib
+from ..proto import limits
+from ..proto.errors import LocalError, ProtocolError, Reason, SystemFailure
+from ..proto.handshake import LinkKeys
+from ..proto.messages import FrameType, printable
+
+
+class EngineError(LocalError):
+    """The engine was used wrongly, or ran out of memory: a mistake of ours or of this host, never the peer's."""
+
+
+class TamperedError(ProtocolError):
+    """A frame whose tag does not hold: damaged on the way, moved, replayed or forged."""
+
+
+def wipe(secret: bytes) -> None:
+    """Overwrite a secret in place.
+
+    ``bytes`` are immutable to Python, not to C: only for objects of more than one byte that nothing else refers to.
+    """
+    if len(secret) > 1:
+        lib.xs_wipe(ffi.from_buffer(secret), len(secret))
+
+
+def _check(status: int) -> int:
+    if status >= 0:
+        return status
+    if status == lib.XS_ETAG:
+        raise TamperedError("a frame's tag does not hold: it was damaged, moved, replayed or forged on the way")
+    if status == lib.XS_EHEADER:
+        raise ProtocolError("a frame's header is not one of version 1")
+    if status == lib.XS_EPROTOCOL:
+        raise ProtocolError("a frame that breaks the protocol's rules")
+    if status == lib.XS_ENOMEM:
+        raise EngineError("out of memory; free some, or lower [receive] window")
+    if status == lib.XS_ESYSTEM:
+        raise SystemFailure(f"the engine: {os.strerror(ffi.errno)}")
+    raise EngineError(f"engine failure {status}; please report this")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One opened frame."""
+
+    type: FrameType
+    channel: int
+    offset: int
+    payload: bytes
+
+
+class Link:
+    """The keys of one connection. ``keys`` are this end's; the C side holds its own copy, wiped when the link is freed."""
+
+    def __init__(self, keys: LinkKeys, *, ratchet_blocks: int = limits.RATCHET_BLOCKS) -> None:
+        raw = ffi.new("struct xs_link_keys *")
+        for target, source in (
+            (raw.send_key, keys.send.key),
+            (raw.send_iv, keys.send.iv),
+            (raw.receive_key, keys.receive.key),
+            (raw.receive_iv, keys.receive.iv),
+        ):
+            ffi.memmove(target, source, len(source))
+        link = lib.xs_link_new(ffi.NULL, raw, ratchet_blocks)
+        lib.xs_wipe(raw, ffi.sizeof("struct xs_link_keys"))
+        if link == ffi.NULL:
+            raise EngineError("no AES-256-GCM to be had from libcrypto, or no memory")
+        self._link = ffi.gc(link, lib.xs_link_free)
+
+    @property
+    def backend(self) -> str:
+        """The AEAD backend's name."""
+        return _text(ffi.string(lib.xs_link_backend(self._link)))
+
+    def seal(self, kind: FrameType, payload: bytes = b"", *, channel: int = 0, offset: int = 0) -> bytes:
+        """One frame, sealed."""
+        header = ffi.new("struct xs_header *", {"type": kind, "channel": channel, "length": len(payload), "offset": offset})
+        out = bytearray(limits.FRAME_HEADER_LEN + len(payload) + limits.FRAME_TAG_LEN)
+        _check(lib.xs_link_seal(self._link, header, ffi.from_buffer(payload), ffi.from_buffer(out)))
+        return bytes(out)
+
+    def open(self, frame: bytes) -> Frame:
+        """Open one whole frame; TamperedError if its tag does not hold."""
+        header = ffi.new("struct xs_header *")
+        out = bytearray(max(0, len(frame) - limits.FRAME_HEADER_LEN - limits.FRAME_TAG_LEN))
+        if len(frame) != frame_length(frame):
+            raise EngineError("open() takes one whole frame")
+        _check(lib.xs_link_open(self._link, ffi.from_buffer(frame), header, ffi.from_buffer(out)))
+        return Frame(type=FrameType(header.type), channel=header.channel, offset=header.offset, payload=bytes(out))
+
+    def hand_over(self, take: Callable[[object], object]) -> None:
+        """Give the C link to ``take``, which owns it from then on unless it raises."""
+        take(self._link)
+        ffi.gc(self._link, None)
+        del self._link
+
+
+def frame_length(start: bytes) -> int:
+    """The length of the whole frame whose first 16 bytes these are; ProtocolError if F2 refuses the header."""
+    header = ffi.new("struct xs_header *")
+    _check(lib.xs_header_parse(ffi.from_buffer(start), header))
+    return limits.FRAME_HEADER_LEN + int(header.length) + limits.FRAME_TAG_LEN
+
+
+class Side(enum.IntEnum):
+    """Which end a pump is."""
+
+    SOURCE = lib.XS_SOURCE
+    DESTINATION = lib.XS_DESTINATION
+
+
+class Event(enum.IntEnum):
+    """Why ``Pump.run`` returned."""
+
+    TIMEOUT = lib.XS_EV_TIMEOUT
+    WOKEN = lib.XS_EV_WOKEN
+    PHASE = lib.XS_EV_PHASE
+    LOST = lib.XS_EV_LOST
+    ABORTED = lib.XS_EV_ABORTED
+    OUTPUTS_ENDED = lib.XS_EV_OUTPUTS_ENDED
+    INPUT_ENDED = lib.XS_EV_INPUT_ENDED
+    ENDED = lib.XS_EV_ENDED
+
+
+class Phase(enum.IntEnum):
+    """How far xl's own protocol has come."""
+
+    START = lib.XS_PHASE_START
+    BANNER = lib.XS_PHASE_BANNER
+    HEAD = lib.XS_PHASE_HEAD
+    READY = lib.XS_PHASE_READY
+    GO = lib.XS_PHASE_GO
+    REPORT = lib.XS_PHASE_REPORT
+
+
+class Lost(enum.IntEnum):
+    """Why a link was lost."""
+
+    NOT = lib.XS_LOST_NOT
+    CLOSED = lib.XS_LOST_CLOSED
+    RESET = lib.XS_LOST_RESET
+    SILENCE = lib.XS_LOST_SILENCE
+    HEADER = lib.XS_LOST_HEADER
+    TAG = lib.XS_LOST_TAG
+    PROTOCOL = lib.XS_LOST_PROTOCOL
+    SYSTEM = lib.XS_LOST_SYSTEM
+    ABORT = lib.XS_LOST_ABORT
+
+    @property
+    def by_a_frame(self) -> bool:
+        """Whether a frame was wrong while our own direction is whole: the peer can still be told."""
+        return self in (Lost.HEADER, Lost.TAG, Lost.PROTOCOL)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A snapshot of a pump's counters: bytes a channel, bytes on the socket, phase, xl's status byte (-1: not seen), ends."""
+
+    channel_bytes: tuple[int, int, int]
+    delivered: tuple[int, int, int]
+    link_sent: int
+    link_received: int
+    phase: Phase
+    report_status: int
+    lost: Lost
+    system_errno: int
+    reason: int
+    exit_kind: int
+    exit_value: int
+
+
+@dataclass(frozen=True)
+class PumpOptions:
+    """What a pump needs: its side, the descriptors of the three channels, what wakes it, windows (bytes) and timers (seconds)."""
+
+    side: Side
+    channels: tuple[int, int, int]
+    wake: int
+    send_windows: tuple[int, int, int]
+    receive_windows: tuple[int, int, int]
+    keepalive: float
+    silence: float
+
+
+class Pump:
+    """The pump of one session: moves every stream byte in C, and returns for events."""
+
+    def __init__(self, options: PumpOptions) -> None:
+        raw = ffi.new("struct xs_pump_options *")
+        raw.role = options.side
+        raw.channel_fd = list(options.channels)
+        raw.wake_fd = options.wake
+        raw.send_window = list(options.send_windows)
+        raw.receive_window = list(options.receive_windows)
+        raw.keepalive_ms = int(options.keepalive * 1000)
+        raw.silence_ms = int(options.silence * 1000)
+        pump = lib.xs_pump_new(raw)
+        if pump == ffi.NULL:
+            raise EngineError("no memory for the buffers; free some, or lower [receive] window")
+        self._pump = ffi.gc(pump, lib.xs_pump_free)
+
+    def attach(self, link: Link, socket_fd: int) -> None:
+        """Give the pump its connection; the descriptor stays the caller's to close, the link does not."""
+        link.hand_over(lambda raw: _check(lib.xs_pump_attach(self._pump, raw, socket_fd)))
+
+    def run(self, timeout: float) -> Event:
+        """Move bytes until an event, or for ``timeout`` seconds (less than 0: no bound)."""
+        return Event(_check(lib.xs_pump_run(self._pump, int(timeout * 1000) if timeout >= 0 else -1)))
+
+    def stats(self) -> Stats:
+        """A snapshot of the counters."""
+        raw = ffi.new("struct xs_stats *")
+        lib.xs_pump_stats(self._pump, raw)
+        return Stats(
+            channel_bytes=(raw.channel_bytes[0], raw.channel_bytes[1], raw.channel_bytes[2]),
+            delivered=(raw.delivered[0], raw.delivered[1], raw.delivered[2]),
+            link_sent=raw.link_sent,
+            link_received=raw.link_received,
+            phase=Phase(raw.phase),
+            report_status=raw.report_status,
+            lost=Lost(raw.lost),
+            system_errno=raw.system_errno,
+            reason=raw.reason,
+            exit_kind=raw.exit_kind,
+            exit_value=raw.exit_value,
+        )
+
+    def head(self) -> bytes:
+        """The domain's configuration (JSON) as it passed; b"" before it has."""
+        size = lib.xs_pump_head(self._pump, ffi.NULL, 0)
+        out = bytearray(size)
+        lib.xs_pump_head(self._pump, ffi.from_buffer(out), size)
+        return bytes(out)
+
+    def text(self) -> str:
+        """The text of the peer's ABORT."""
+        out = bytearray(limits.REASON_TEXT_MAX)
+        size = lib.xs_pump_text(self._pump, ffi.from_buffer(out), len(out))
+        return printable(out[:size].decode("utf-8", "replace"))
+
+    def exit(self, kind: int, value: int) -> None:
+        """The destination's xl has ended; EXIT follows its output."""
+        _check(lib.xs_pump_exit(self._pump, kind, value))
+
+    def end_input(self, channel: int) -> None:
+        """Take a channel's input for ended."""
+        _check(lib.xs_pump_end_input(self._pump, channel))
+
+    def abort(self, reason: Reason, text: str, timeout: float) -> None:
+        """Send ABORT, waiting at most ``timeout`` seconds for it to leave."""
+        data = text.encode()[: limits.REASON_TEXT_MAX]
+        _check(lib.xs_pump_abort(self._pump, reason, ffi.from_buffer(data), len(data), int(timeout * 1000)))
+
+    def close(self) -> None:
+        """Free the pump and its link, wiping what they hold."""
+        ffi.release(self._pump)
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw

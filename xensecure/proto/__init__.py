@@ -1,0 +1,1 @@
+"""The protocol without I/O: bytes in, events out; no socket, file, clock or thread (docs/protocol.md)."""

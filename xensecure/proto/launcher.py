@@ -1,0 +1,241 @@
+"""What receiver and launcher say to each other on their SOCK_SEQPACKET socket: one message a packet, typed, never a command line.
+
+    receiver                                 launcher
+                     ←  CHALLENGE            on connecting
+    AUTHENTICATE     →
+                     ←  AUTHENTICATED        or REFUSED, and the end
+    START            →                       (MIGRATE)
+                     ←  STARTED              with xl's three pipe ends, or REFUSED
+    NOTE             →                       any number
+                     ←  EXITED
+    STORE, DONE      →                       (PAIR, ROTATE)
+                     ←  STORED, COMPLETED    or REFUSED
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from . import limits
+from .errors import ProtocolError, Reason
+from .handshake import AuthenticationRequest, LinkKeys
+from .keyschedule import DirectionKeys
+from .messages import Exit, Refusal
+from .request import ReceiveRequest
+from .wire import Reader, pull_texts, push_text, push_texts, push_uint, push_vector
+
+
+class Kind(enum.IntEnum):
+    """Messages by their first byte."""
+
+    CHALLENGE = 1
+    AUTHENTICATE = 2
+    AUTHENTICATED = 3
+    REFUSED = 4
+    START = 5
+    STARTED = 6
+    NOTE = 7
+    EXITED = 8
+    STORE = 9
+    STORED = 10
+    DONE = 11
+    COMPLETED = 12
+
+
+def kind_of(packet: bytes) -> Kind:
+    """The type of a packet; ProtocolError for one that is empty or unknown."""
+    try:
+        return Kind(packet[0])
+    except (IndexError, ValueError):
+        raise ProtocolError("an unknown message between receiver and launcher; restart both with the same release") from None
+
+
+def body(packet: bytes, kind: Kind) -> Reader:
+    """A reader behind the first byte, which must be ``kind``."""
+    if kind_of(packet) is not kind:
+        raise ProtocolError(f"{kind_of(packet).name} between receiver and launcher where {kind.name} belongs")
+    return Reader(memoryview(packet)[1:], kind.name)
+
+
+def push_empty(kind: Kind) -> bytes:
+    """A message that says all by its type."""
+    return push_uint(kind, 1)
+
+
+def push_challenge(challenge: bytes) -> bytes:
+    """CHALLENGE."""
+    return push_empty(Kind.CHALLENGE) + challenge
+
+
+def pull_challenge(packet: bytes) -> bytes:
+    """The 32 bytes of CHALLENGE."""
+    reader = body(packet, Kind.CHALLENGE)
+    challenge = reader.pull_bytes(limits.CHALLENGE_LEN)
+    reader.finish()
+    return challenge
+
+
+@dataclass(frozen=True)
+class Authenticate:
+    """The request to be judged, and the address that it came from."""
+
+    request: AuthenticationRequest = field(repr=False)
+    address: str
+
+    def push(self) -> bytes:
+        """The packet."""
+        request = self.request
+        return (
+            push_empty(Kind.AUTHENTICATE)
+            + request.ekm
+            + request.source_pin
+            + request.destination_pin
+            + push_vector(request.source_hello, 2)
+            + push_vector(request.destination_hello, 2)
+            + request.proof
+            + push_texts(request.names)
+            + push_text(self.address, 1)
+        )
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Authenticate:
+        """Read the packet."""
+        reader = body(packet, Kind.AUTHENTICATE)
+        request = AuthenticationRequest(
+            ekm=reader.pull_bytes(limits.EXPORTER_LEN),
+            source_pin=reader.pull_bytes(limits.PIN_LEN),
+            destination_pin=reader.pull_bytes(limits.PIN_LEN),
+            source_hello=reader.pull_vector(2),
+            destination_hello=reader.pull_vector(2),
+            proof=reader.pull_bytes(limits.MAC_LEN),
+            names=pull_texts(reader, limits.CERTIFICATE_NAMES_MAX),
+        )
+        message = cls(request=request, address=reader.pull_text(1))
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True)
+class Authenticated:
+    """The launcher's yes: its proof for the source, this connection's keys (as the destination uses them), the peer's name."""
+
+    proof: bytes
+    keys: LinkKeys
+    peer: str
+
+    def push(self) -> bytes:
+        """The packet."""
+        send, receive = self.keys.send, self.keys.receive
+        parts = (push_empty(Kind.AUTHENTICATED), self.proof, send.key, send.iv, receive.key, receive.iv, push_text(self.peer, 1))
+        return b"".join(parts)
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Authenticated:
+        """Read the packet."""
+        reader = body(packet, Kind.AUTHENTICATED)
+        message = cls(
+            proof=reader.pull_bytes(limits.MAC_LEN),
+            keys=LinkKeys(send=_pull_direction(reader), receive=_pull_direction(reader)),
+            peer=reader.pull_text(1),
+        )
+        reader.finish()
+        return message
+
+
+def _pull_direction(reader: Reader) -> DirectionKeys:
+    return DirectionKeys(key=reader.pull_bytes(limits.FRAME_KEY_LEN), iv=reader.pull_bytes(limits.FRAME_IV_LEN))
+
+
+def push_refused(reason: Reason, text: str) -> bytes:
+    """REFUSED."""
+    return push_empty(Kind.REFUSED) + Refusal(reason=reason, text=text).push()
+
+
+def pull_refused(packet: bytes) -> Refusal:
+    """The refusal in REFUSED."""
+    if kind_of(packet) is not Kind.REFUSED:
+        raise ProtocolError(f"{kind_of(packet).name} between receiver and launcher where an answer belongs")
+    return Refusal.pull(packet[1:])
+
+
+def push_start(request: ReceiveRequest) -> bytes:
+    """START."""
+    return push_empty(Kind.START) + request.push()
+
+
+def pull_start(packet: bytes) -> ReceiveRequest:
+    """The request in START."""
+    reader = body(packet, Kind.START)
+    request = ReceiveRequest.pull(reader)
+    reader.finish()
+    return request
+
+
+def push_started(session_id: bytes) -> bytes:
+    """STARTED; the three descriptors go with it (xl's stdin to write, stdout and stderr to read)."""
+    return push_empty(Kind.STARTED) + session_id
+
+
+def pull_started(packet: bytes) -> bytes:
+    """The session's id, 16 bytes."""
+    reader = body(packet, Kind.STARTED)
+    session_id = reader.pull_bytes(limits.SESSION_ID_LEN)
+    reader.finish()
+    return session_id
+
+
+class Milestone(enum.IntEnum):
+    """What the receiver tells for the journal. It has no proof of it to show: the journal says so."""
+
+    DOMAIN = 1  # the domain's configuration has passed: its name is known
+    READY = 2
+    GO = 3
+    REPORT = 4  # xl's status byte has passed
+    LOST = 5  # the link was lost
+    ENDED = 6
+
+
+@dataclass(frozen=True)
+class Note:
+    """One milestone: the domain's name ("" if unknown), stream bytes so far, xl's status byte (REPORT; else 0), a word on why (LOST)."""
+
+    milestone: Milestone
+    domain: str = ""
+    stream_bytes: int = 0
+    status: int = 0
+    why: str = ""
+
+    def push(self) -> bytes:
+        """The packet."""
+        head = push_empty(Kind.NOTE) + push_uint(self.milestone, 1) + push_uint(self.stream_bytes, 8) + push_uint(self.status, 1)
+        return head + push_text(self.domain, 1) + push_text(self.why, 2)
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Note:
+        """Read the packet."""
+        reader = body(packet, Kind.NOTE)
+        milestone = reader.pull_uint(1)
+        if milestone not in Milestone.__members__.values():
+            raise reader.fault(f"milestone {milestone}")
+        stream_bytes, status = reader.pull_uint(8), reader.pull_uint(1)
+        note = cls(
+            milestone=Milestone(milestone),
+            stream_bytes=stream_bytes,
+            status=status,
+            domain=reader.pull_text(1),
+            why=reader.pull_text(2),
+        )
+        reader.finish()
+        return note
+
+
+def push_exited(end: Exit) -> bytes:
+    """EXITED."""
+    return push_empty(Kind.EXITED) + end.push()
+
+
+def pull_exited(packet: bytes) -> Exit:
+    """How xl ended."""
+    body(packet, Kind.EXITED)
+    return Exit.pull(packet[1:])

@@ -1,0 +1,59 @@
+"""Every bound of the protocol and its processes: unit, reason, source.
+
+The bounds of the C engine (payload, header, tag) stand in csrc/engine.h; a test compares those that both sides name.
+"""
+
+from typing import Final
+
+# RFC 9257 section 4.1 asks for at least 128 bits of entropy in an external PSK; 256 leaves 128 against Grover's search.
+LINK_KEY_LEN: Final = 32  # bytes
+# Typed or pasted by a person, once, for minutes: 128 random bits cannot be guessed, so no PAKE is needed.
+TOKEN_SECRET_LEN: Final = 16  # bytes
+KEY_ID_LEN: Final = 16  # bytes; 2^64 link keys before two ids are likely to be equal
+PIN_LEN: Final = 32  # bytes: SHA-256 of the SubjectPublicKeyInfo, as in RFC 7469 section 2.4
+CHALLENGE_LEN: Final = 32  # bytes; like the Random of RFC 8446 section 4.1.2
+EXPORTER_LEN: Final = 64  # bytes; more than the 48 of the widest TLS 1.3 secret (SHA-384), so nothing is cut off
+MAC_LEN: Final = 32  # bytes: HMAC-SHA-256, untruncated
+SESSION_ID_LEN: Final = 16  # bytes; random, names a session in logs and in the journal
+
+FRAME_KEY_LEN: Final = 32  # bytes: AES-256
+FRAME_IV_LEN: Final = 12  # bytes: the 96 bits that NIST SP 800-38D section 8.2.1 recommends
+FRAME_HEADER_LEN: Final = 16  # bytes, F1
+FRAME_TAG_LEN: Final = 16  # bytes: the full GCM tag
+PAYLOAD_MAX: Final = 1 << 20  # bytes, F2; what a receiver must hold before it can check a tag
+CONTROL_PAYLOAD_MAX: Final = 4096  # bytes; OPEN with its path and REFUSE with its text need less
+RATCHET_BLOCKS: Final = 1 << 32  # AES blocks a key (64 GiB), F4; NIST SP 800-38D bounds a message at 2^32 - 2 blocks
+# and RFC 8446 section 5.5 a key at 2^24.5 full records (362 GiB): a large guest passes both.
+REASON_TEXT_MAX: Final = 1024  # bytes of text in REFUSE and ABORT: one line for an operator
+
+MESSAGE_MAX: Final = 4096  # bytes of one handshake message: eight addresses of 255 bytes and a name fit twice
+HANDSHAKE_BYTES_MAX: Final = 1 << 16  # bytes taken from a peer before it has proved anything: a long CA chain is 10 to 20 KiB
+HANDSHAKE_SECONDS: Final = 10.0  # for TLS and the proofs together; five round trips on the worst WAN take 3 s
+TLS_RECORD_MAX: Final = 5 + (1 << 14) + 256  # bytes: header + TLSCiphertext of RFC 8446 section 5.2
+
+NAME_MAX: Final = 255  # bytes of a host's name: RFC 1035 section 2.3.4
+ADDRESSES_MAX: Final = 8  # addresses of a host in a token or hello: two stacks on four networks
+CERTIFICATE_NAMES_MAX: Final = 64  # names of a certificate in CA mode; with 255 bytes each, half of LAUNCHER_MESSAGE_MAX
+PATH_MAX: Final = 255  # bytes of the COLO script's path in a request: one vec8
+VERBOSITY_MAX: Final = 16  # `-v` given to the remote xl; its log level ends at 3 of them (xtl_level in xen.git)
+
+WINDOW: Final = 64 << 20  # bytes unacknowledged on channel 0: 10 Gbit/s across 50 ms; held on both sides, F8
+REMUS_WINDOW: Final = 1 << 20  # bytes; a Remus checkpoint counts as sent once we hold it, so hold little
+BACK_WINDOW: Final = 256 << 10  # bytes on channels 1 and 2: xl's answers are 200 bytes, its -vvv log some tens of KiB
+WINDOW_MIN: Final = 64 << 10  # bytes; less than one pipe's content only costs round trips
+
+KEEPALIVE_SECONDS: Final = 5.0  # F10; NAT and firewall state lives 60 s or longer for established TCP
+# Longer than the 40 s of the outages that plain TCP was seen to survive during xl's final handshake: a lost link ends the migration.
+SILENCE_SECONDS: Final = 60.0
+
+PORT: Final = 8003  # TCP; the port that xend used for relocation over TLS (xend-relocation-ssl-server, xend-config.sxp)
+TOKEN_TTL_SECONDS: Final = 600  # a person copies a token from one terminal to another
+TOKEN_TTL_MAX_SECONDS: Final = 7 * 86400  # a secret that lies about for longer is no longer one
+INVITATION_KEPT_SECONDS: Final = 86400  # after expiry, so that a late join is told "expired" and not "unknown"
+
+UNAUTHENTICATED_MAX: Final = 64  # connections at once that have proved nothing; each costs a process for at most 10 s
+UNAUTHENTICATED_PER_ADDRESS_MAX: Final = 8  # ... from one address: evacuating a host opens one a domain, briefly
+SESSIONS_MAX: Final = 64  # receives at once; each may hold WINDOW bytes: 4 GiB in the worst case
+LAUNCHER_MESSAGE_MAX: Final = 1 << 15  # bytes of one message between receiver and launcher: two hellos and a domain's name
+DOMAIN_NAME_MAX: Final = 255  # bytes; xl's own names are shorter, and a receiver that was taken over must not fill the journal
+EXIT_GRACE_SECONDS: Final = 5.0  # after xl's end, for a child of its that keeps its output open

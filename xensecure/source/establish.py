@@ -1,0 +1,111 @@
+"""A confirmed connection to a peer: the source's side of docs/protocol.md, steps C1 to C7."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..link.config import Config, HostOptions
+from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
+from ..link.peers import LinkKey, Peer, Peers, wipe_keys
+from ..proto.errors import AuthenticationError, StateError, UsageError
+from ..proto.handshake import SourceHandshake, State, source_link_keys
+from ..proto.keyschedule import KeySchedule
+from ..proto.messages import Purpose, SourceHello
+from ..proto.tls import Credentials
+
+
+@dataclass
+class Connection:
+    """A confirmed connection: its control frames, the key schedule (for PAIR and ROTATE), the key-exchange group's name."""
+
+    channel: FrameChannel
+    schedule: KeySchedule
+    group: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """A peer, how to reach it, and for how long to try."""
+
+    peer: Peer
+    target: Target
+    options: HostOptions
+
+
+def find_route(config: Config, peers: Peers, host: str, options: HostOptions) -> Route:
+    """Who HOST is and where it answers; StateError with what to do if this host has not met it."""
+    wanted = options.peer or host
+    peer = peers.find(wanted)
+    if peer is None and not options.peer:
+        peer = next((found for address in options.address if (found := peers.find(address))), None)
+    if peer is None:
+        remedy = f"run 'xensecurectl invite' there and 'xensecurectl join TOKEN' here, or 'xensecurectl enroll --ssh root@{host}'"
+        raise StateError(f"no link key for {wanted!r}; {remedy}")
+    addresses = options.address or ((host,) if host in peer.contact.addresses else peer.contact.addresses)
+    if not addresses:
+        raise UsageError(f"no address is known for {peer.name}; set 'address' in [host.{host}] of {config.path}")
+    target = Target(addresses=addresses, port=options.port or peer.contact.port, bind=options.bind, family=options.family)
+    return Route(peer=peer, target=target, options=options)
+
+
+def establish(
+    *, credentials: Credentials, target: Target, hello: SourceHello, key: bytes, pin: bytes | None, names: tuple[str, ...], seconds: float
+) -> Connection:
+    """Connect and run the modified key exchange once, under one key (32 bytes).
+
+    ``pin``: the only one the destination may have (None: CA mode, then its certificate must carry one of ``names``).
+    """
+    deadline = Deadline(seconds)
+    sock = connect(target, deadline)
+    try:
+        wire = Wire(sock, deadline)
+        handshake = SourceHandshake(credentials=credentials, hello=hello, expected_pin=pin, accepted_names=names)
+        handshake.start()
+        run_handshake(wire, handshake, State.WAIT_LINK_KEY)
+        handshake.prove(key)
+        run_handshake(wire, handshake, State.CONFIRMED)
+        if handshake.schedule is None:
+            raise AuthenticationError("confirmed without a key schedule")
+        channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule))
+        return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def reach(config: Config, peers: Peers, credentials: Credentials, route: Route, purpose: Purpose) -> Connection:
+    """A confirmed connection to a known peer: under its newest key, or, where the peer does not have that yet, the one before.
+
+    Another process may renew the key meanwhile: keys that are new since ``route`` was found are tried too.
+    """
+    tried: set[bytes] = set()
+    peer: Peer | None = route.peer
+    refused = AuthenticationError(f"{route.peer.name} was forgotten here meanwhile")
+    while peer is not None and (untried := [link_key for link_key in peer.keys if link_key.id not in tried]):
+        try:
+            for link_key in reversed(untried):
+                tried.add(link_key.id)
+                try:
+                    connection = _attempt(config, credentials, route, purpose, link_key)
+                except AuthenticationError as error:
+                    refused = error
+                    continue
+                peers.settle(peer.name, link_key.id)
+                return connection
+        finally:
+            wipe_keys(peer)
+        peer = peers.get(peer.name)
+    raise refused
+
+
+def _attempt(config: Config, credentials: Credentials, route: Route, purpose: Purpose, link_key: LinkKey) -> Connection:
+    peer = route.peer
+    return establish(
+        credentials=credentials,
+        target=route.target,
+        hello=SourceHello(purpose=purpose, key_id=link_key.id),
+        key=link_key.key,
+        pin=None if config.trust == "ca" else peer.pin,
+        names=(peer.name, *peer.contact.addresses),
+        seconds=route.options.connect_timeout,
+    )

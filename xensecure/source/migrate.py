@@ -1,0 +1,203 @@
+"""One migration as the source sees it: what `xensecure HOST xl migrate-receive` does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+
+from ..link.config import Config, HostOptions
+from ..link.connection import Deadline
+from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
+from ..link.identity import load_credentials
+from ..link.peers import Peers
+from ..link.say import say
+from ..proto import limits
+from ..proto.domain import domain_name
+from ..proto.errors import TRANSPORT_FAILURE, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
+from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose, Refusal
+from ..proto.request import ReceiveRequest
+from .establish import Connection, find_route, reach
+from .progress import Progress
+
+PROGRAM = "xensecure"
+# Long enough for one frame to leave over a slow link, short enough for somebody who has asked us to stop.
+_ABORT_SECONDS = 2.0
+
+_LOST = {
+    Lost.CLOSED: "the destination closed the connection before its end",
+    Lost.RESET: "the connection was reset",
+    Lost.SILENCE: "nothing came from the destination any more",
+    Lost.HEADER: "SECURITY: a malformed frame came: the data was changed on the way, by an attacker or by faulty hardware",
+    Lost.TAG: "SECURITY: a frame's tag does not hold: the data was changed on the way, by an attacker or by faulty hardware",
+    Lost.PROTOCOL: "a frame came that the protocol does not allow",
+    Lost.SYSTEM: "the socket failed",
+    Lost.ABORT: "given up here",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What xl asks for: which host, which request, with which options."""
+
+    host: str
+    request: ReceiveRequest
+    options: HostOptions
+
+
+def migrate(config: Config, job: Job) -> int:
+    """Carry xl's stream on descriptors 0, 1 and 2; returns the exit status: the remote xl's."""
+    stop = StopSignal()
+    peers = Peers(config)
+    route = find_route(config, peers, job.host, job.options)
+    connection = reach(config, peers, load_credentials(config), route, Purpose.MIGRATE)
+    wipe(connection.schedule.secret())  # the frames' keys are made; nothing else is to follow from it
+    if job.options.verbose:
+        say(PROGRAM, f"connected to {route.peer.name} ({connection.group}, {connection.channel.link.backend})")
+    try:
+        accept = open_session(connection, job.request)
+        stop.defer()
+        if job.options.verbose > 1:
+            say(PROGRAM, f"session {accept.session_id.hex()}")
+        progress = Progress(peer=route.peer.name, details=f"{connection.group}, {connection.channel.link.backend}", quiet=job.options.quiet)
+        return _Session(connection, accept, job, stop, progress).run()
+    finally:
+        connection.channel.close()
+
+
+def open_session(connection: Connection, request: ReceiveRequest) -> Accept:
+    """OPEN and its answer; RefusedError if the destination will not."""
+    opened = Open(window1=limits.BACK_WINDOW, window2=limits.BACK_WINDOW, request=request)
+    connection.channel.send(FrameType.OPEN, opened.push())
+    # The destination starts xl before it answers: the time for that is the handshake's anew.
+    connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
+    return Accept.pull(accepted_payload(connection))
+
+
+def accepted_payload(connection: Connection) -> bytes:
+    """The payload of ACCEPT; RefusedError for REFUSE, ProtocolError for anything else."""
+    frame = connection.channel.receive()
+    if frame.type is FrameType.REFUSE:
+        refusal = Refusal.pull(frame.payload)
+        raise RefusedError(f"the destination refuses: {refusal.text}", refusal.reason)
+    if frame.type is not FrameType.ACCEPT:
+        raise ProtocolError(f"{frame.type.name} where ACCEPT or REFUSE belongs")
+    return frame.payload
+
+
+class StopSignal:
+    """SIGTERM: ends the making of a connection at once; after ``defer`` something to be asked for, and a descriptor that wakes the pump.
+
+    SIGINT is left to xl, which is in our process group: it ends, and so does our standard input.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._deferred = False
+        self.wake, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        if not self._deferred:
+            raise LinkLostError("stopped by SIGTERM; the domain stays on this host")
+
+    def defer(self) -> None:
+        """From now on somebody looks at ``asked`` whenever ``wake`` is readable."""
+        self._deferred = True
+
+    def drain(self) -> None:
+        """Forget what woke us."""
+        try:
+            os.read(self.wake, 512)
+        except BlockingIOError:
+            return
+
+
+class _Session:
+    """The pump's life, from ACCEPT to EXIT."""
+
+    def __init__(self, connection: Connection, accept: Accept, job: Job, stop: StopSignal, progress: Progress) -> None:
+        self._stop = stop
+        self._progress = progress
+        window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
+        self._pump = Pump(
+            PumpOptions(
+                side=Side.SOURCE,
+                channels=(0, 1, 2),
+                wake=stop.wake,
+                send_windows=(window, 0, 0),
+                receive_windows=(0, limits.BACK_WINDOW, limits.BACK_WINDOW),
+                keepalive=job.options.keepalive,
+                silence=job.options.silence,
+            )
+        )
+        self._pump.attach(connection.channel.link, connection.channel.sock.fileno())
+
+    def run(self) -> int:
+        """Until the session ends; returns the exit status."""
+        try:
+            while True:
+                event = self._pump.run(self._progress.interval)
+                if event is Event.ENDED:
+                    return self._ended()
+                self._handle(event)
+        except XensecureError:
+            self._progress.failed(self._pump.stats())
+            raise
+        finally:
+            self._pump.close()
+
+    def _handle(self, event: Event) -> None:
+        stats = self._pump.stats()
+        if event is Event.PHASE:
+            self._phase(stats)
+        elif event is Event.LOST:
+            if stats.lost.by_a_frame:
+                with contextlib.suppress(XensecureError):
+                    self._pump.abort(Reason.PROTOCOL, _LOST[stats.lost], _ABORT_SECONDS)
+            detail = f" ({os.strerror(stats.system_errno)})" if stats.system_errno else ""
+            raise LinkLostError(f"link lost: {_LOST[stats.lost]}{detail}; {_where_is_it(stats)}")
+        elif event is Event.ABORTED:
+            reason = Reason(stats.reason) if stats.reason in Reason.__members__.values() else Reason.PROTOCOL
+            raise RefusedError(f"the destination gave up: {self._pump.text()}; {_where_is_it(stats)}", reason)
+        else:
+            self._stop.drain()
+            if self._stop.asked:
+                self._pump.abort(Reason.STOPPED, "stopped by SIGTERM at the source", _ABORT_SECONDS)
+                raise LinkLostError(f"stopped by SIGTERM; {_where_is_it(stats)}")
+            self._progress.show(stats)
+
+    def _phase(self, stats: Stats) -> None:
+        if stats.phase is Phase.HEAD:
+            self._progress.domain = domain_name(self._pump.head())
+        elif stats.phase is Phase.REPORT and stats.report_status == 0:
+            # Before xl gets the report: it then says its own last words and ends without waiting for us.
+            self._progress.done(stats)
+
+    def _ended(self) -> int:
+        stats = self._pump.stats()
+        kind, value = ExitKind(stats.exit_kind), stats.exit_value
+        if stats.phase is not Phase.REPORT or stats.report_status != 0:
+            self._progress.failed(stats)
+        if stats.phase is not Phase.REPORT:
+            say(PROGRAM, f"xl there has ended ({Exit(kind, value).describe()}) without a report; {_where_is_it(stats)}")
+        if kind is ExitKind.SIGNALLED:
+            return 128 + value  # as shells report it
+        if kind is ExitKind.UNKNOWN:
+            return 0 if stats.report_status == 0 else TRANSPORT_FAILURE
+        return value
+
+
+def _where_is_it(stats: Stats) -> str:
+    """What xl will do now, from how far its own protocol has come (xl_migrate.c)."""
+    if stats.phase < Phase.READY:
+        return "the domain stays on this host"
+    if stats.phase is Phase.READY:
+        return "the domain was not cleared to run there, it is whole on this host; if 'xl list' shows it as NAME--migratedaway, rename and resume it"
+    if stats.phase is Phase.GO:
+        return "xl had already cleared the domain to run there: look with 'xl list' on both hosts before starting it anywhere"
+    return "xl had already got the destination's report"

@@ -1,0 +1,86 @@
+"""What a person sees of a migration: a line that moves while it runs on a terminal, one line when it has ended. All on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ..link.engine import Phase, Stats
+from ..link.say import say
+
+PROGRAM = "xensecure"
+_INTERVAL = 0.5  # seconds between two progress lines: readable, and no load
+_IDLE = 3600.0  # seconds; without a terminal nothing has to be shown
+
+
+class Progress:
+    """Shows one session. ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing."""
+
+    def __init__(self, *, peer: str, details: str, quiet: bool) -> None:
+        self.domain = "?"
+        self._peer = peer
+        self._details = details
+        self._quiet = quiet
+        self._moving = not quiet and sys.stderr.isatty()
+        self._start = time.monotonic()
+        self._said = False
+        self._width = 0
+
+    @property
+    def interval(self) -> float:
+        """Seconds until ``show`` wants to be called again."""
+        return _INTERVAL if self._moving else _IDLE
+
+    def show(self, stats: Stats) -> None:
+        """Renew the progress line, on a terminal."""
+        if not self._moving or self._said:
+            return
+        line = f"{PROGRAM}: {self.domain} to {self._peer}: {self._figures(stats)}"
+        # The cursor goes back at once: what xl writes meanwhile then stands over the line, not behind it.
+        os.write(2, f"{line.ljust(self._width)}\r".encode())
+        self._width = len(line)
+
+    def _figures(self, stats: Stats) -> str:
+        seconds = max(time.monotonic() - self._start, 0.001)
+        done = stats.channel_bytes[0]
+        return f"{size(done)} in {duration(seconds)} ({size(done / seconds)}/s)"
+
+    def _clear(self) -> None:
+        if self._width:
+            os.write(2, f"{' ' * self._width}\r".encode())
+            self._width = 0
+
+    def done(self, stats: Stats) -> None:
+        """The domain runs at the destination."""
+        self._finish(f"{self.domain} moved to {self._peer}: {self._figures(stats)}, {self._details}")
+
+    def failed(self, stats: Stats) -> None:
+        """It does not, or nobody here knows; why is said elsewhere. What follows a ``done`` is no news."""
+        unknown = stats.phase is Phase.GO
+        words = f"{self.domain} sent to {self._peer}, its start there not confirmed" if unknown else f"{self.domain} not moved to {self._peer}"
+        self._finish(f"{words}: {self._figures(stats)}, {self._details}")
+
+    def _finish(self, line: str) -> None:
+        if self._said or self._quiet:
+            return
+        self._clear()
+        say(PROGRAM, line)
+        self._said = True
+
+
+def size(count: float) -> str:
+    """Bytes as people read them (binary units)."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"

@@ -74,7 +74,7 @@ int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
 {
     int on = 1;
 
-    if (link == NULL || socket_fd < 0 || pump->lost == XS_LOST_ABORT
+    if (link == NULL || socket_fd < 0 || pump->lost == XS_LOST_ABORT || pump->discarding
         || (pump->state != PUMP_IDLE && (pump->state != PUMP_OVER || pump->last_event != XS_EV_LOST)))
         return XS_EARGUMENT;
     xs_link_free(pump->link);

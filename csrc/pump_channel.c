@@ -45,9 +45,7 @@ static int wants_input(const struct xs_pump *pump, unsigned channel)
         break;
     case PUMP_DRAINING:
         /* xl there must not stop at a full pipe of its messages while it reads what we still deliver; the guest here need not hurry. */
-        if (pump->options.role == XS_SOURCE)
-            return 0;
-        break;
+        return pump->options.role == XS_DESTINATION;
     case PUMP_IDLE:
     case PUMP_CLOSING:
     case PUMP_OVER:
@@ -73,13 +71,21 @@ static void channel_read(struct xs_pump *pump, unsigned channel)
 {
     size_t len;
     uint8_t *to = xs_session_input(pump->session, channel, &len);
+    int discard = to == NULL && pump->state == PUMP_DRAINING;
     ssize_t n;
 
+    if (discard) {
+        /* The window is used up and nobody is left to acknowledge: what xl says now has no reader. The receive buffer is free by now. */
+        pump->discarding = 1;
+        to = pump->in;
+        len = IN_SIZE;
+    }
     if (to == NULL)
         return;
     n = read(pump->options.channel_fd[channel], to, len);
     if (n > 0) {
-        xs_session_input_commit(pump->session, channel, (size_t)n);
+        if (!discard)
+            xs_session_input_commit(pump->session, channel, (size_t)n);
     } else if (n == 0) {
         xs_session_input_end(pump->session, channel);
         pump->options.channel_fd[channel] = -1;

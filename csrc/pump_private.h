@@ -47,6 +47,7 @@ struct xs_pump {
     int sink_blocked[XS_CHANNELS];      /* ... and took less than there was */
 
     int outputs_told, input_told;
+    int discarding;             /* input has been thrown away: no further link can go on with it */
     int woken;                  /* a system call said EINTR */
     int failed;                 /* a status for xs_pump_run to return */
     int64_t last_sent, last_received;   /* ms */

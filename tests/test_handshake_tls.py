@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import crypto
 
 from tests.inmemory import Exchange, Foreign, Way, World, converse, issue
 from xensecure.proto.errors import AuthenticationError, PeerError, ProtocolError
@@ -184,8 +187,6 @@ def test_proxy_that_edits_the_client_hello_gets_no_downgrade(world: World, exten
 
 def test_names_that_no_host_can_have_are_left_out(world: World) -> None:
     """In a certificate that anybody made, names too long, empty or unprintable are left out, and no more are passed on than fit a packet."""
-    from cryptography import x509
-
     names = ["good.example", "x" * 256, "", "a\x1bb", *(f"n{number}" for number in range(100))]
     made = issue("any", names=tuple(x509.DNSName(name) for name in names)).credentials()
     assert certificate_names(made.certificate)[:2] == ("good.example", "n0")
@@ -193,3 +194,13 @@ def test_names_that_no_host_can_have_are_left_out(world: World) -> None:
     exchange = Exchange(world, source=world.source_handshake(credentials=replace(made))).run()
     assert isinstance(exchange.destination_error, AuthenticationError)
     assert exchange.destination.state is not State.CONFIRMED
+
+
+def test_certificate_of_an_unknown_version_has_no_names(world: World) -> None:
+    """A source with a certificate of X.509 version 6, whose bytes OpenSSL takes, is judged like any stranger."""
+    made = issue("any", names=(x509.DNSName("hv1"),))
+    der = made.certificate.public_bytes(Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")
+    certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, der)
+    assert certificate_names(certificate) == ()
+    exchange = Exchange(world, source=world.source_handshake(credentials=replace(made.credentials(), certificate=certificate))).run()
+    assert isinstance(exchange.destination_error, AuthenticationError)

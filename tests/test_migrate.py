@@ -198,12 +198,16 @@ def test_remus(pair: Pair) -> None:
     """Remus runs the receive with -r, in small windows, and fails over to the last checkpoint when the source ends."""
     pair.source.xen.set_fault(Fault.REMUS_CHECKPOINTS, 3)
     running = pair.source.xen.remus(pair.transport(), "web1", "hv2", "-i", "10", "-e")
-    running.wait()
+    outcome = running.wait()
     wait_for(pair.destination.xen.running, "the failover")
     last = pair.source.xen.calls("checkpoint")[-1]
     assert last.arguments["number"] == "3"
     assert pair.destination.xen.digest("web1") == last.arguments["digest"]
     assert pair.destination.journal()[0]["request"] == ["migrate-receive", "-e", "-r"]
+    wait_for(lambda: pair.destination.journal()[-1]["event"] == "end", "the end in the journal")
+    assert pair.destination.journal()[-1]["outcome"] == "failed over: the source ended, and xl started the last checkpoint here"
+    assert "not moved" not in outcome.stderr
+    assert "see that the domain runs on one host only" in outcome.stderr
 
 
 @pytest.mark.parametrize("remus", [True, False])
@@ -219,7 +223,7 @@ def test_window(pair: Pair, tmp_path: Path, *, remus: bool) -> None:
         wait_still(transport)
         os.kill(transport, signal.SIGTERM)
         running.wait()
-        (sent,) = re.findall(r"web1 not moved to hv2: ([0-9.]+) MiB", running.stderr())
+        (sent,) = re.findall(r"checkpoints of web1 to hv2 ended: ([0-9.]+) MiB", running.stderr())
         # REMUS_WINDOW and the destination's pipe to xl (1 MiB)
         assert 1.0 <= float(sent) <= 2.1
     else:

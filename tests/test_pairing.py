@@ -80,23 +80,53 @@ def test_both_know_each_other(fresh: ForkedPair) -> None:
 
 
 def test_join_again_replaces_the_key(met: ForkedPair) -> None:
-    """A known host that joins again gets a new key; the old one works until the new one has."""
-    old = met.peer_of(met.first)
+    """A known host that joins again gets a new key, and once the command has ended whoever has the old one is nobody (P8)."""
+    old = met.peer_of(met.first).keys[0]
     assert met.first.ctl("join", met.second.token()) == 0
-    held = met.peer_of(met.second).keys
-    assert held[0].key == old.keys[0].key
-    assert len(held) == 2
-    assert met.both_ways()
     wait_for(met.agree, "the old key to go")
-    assert met.peer_of(met.first).keys[0].key != old.keys[0].key
+    assert [key.key for key in met.peer_of(met.second).keys] != [old.key]
+    thief = replace(met.peer_of(met.first), keys=(old,))
+    met.first.peers.put(thief)
+    with pytest.raises(AuthenticationError):
+        rotate(met.first.config, "hv2")
 
 
-def test_old_key_until_the_new_one_worked(met: ForkedPair) -> None:
-    """A joiner that lost what it had stored goes on with the old key."""
+def test_old_key_until_the_new_one_worked(met: ForkedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joiner that lost what it had stored before it could use the new key goes on with the old one; and it was told that this works still."""
     kept = met.peer_of(met.first)
-    assert met.first.ctl("join", met.second.token()) == 0
+    monkeypatch.setattr(pairing, "_prove", _no_proof)
+    token = Token.decode(met.second.token())
+    with pytest.raises(LinkLostError, match="run 'xensecurectl rotate hv2'"):
+        join(met.first.config, token)
     met.first.peers.put(kept)
     assert met.both_ways()
+
+
+def _no_proof(*_arguments: object) -> Peer:
+    raise LinkLostError("the connection broke")
+
+
+def test_leftover_of_another_name(met: ForkedPair) -> None:
+    """What a crash left of a host under another name is gone when that host has joined again, on either side, with its keys."""
+    for host, name in ((met.first, "hv2"), (met.second, "hv1")):
+        peer = met.peer_of(host)
+        for other in ("aa", "zz"):
+            host.peers.put(replace(peer, contact=replace(peer.contact, name=other)))
+        assert len(host.peers.all()) == 3, name
+    assert met.first.ctl("join", met.second.token()) == 0
+    assert [peer.name for peer in met.first.peers.all()] == ["hv2"]
+    assert [peer.name for peer in met.second.peers.all()] == ["hv1"]
+
+
+def test_two_hosts_at_one_address(met: ForkedPair) -> None:
+    """A joiner that names no address of its own, seen at an address that another peer has, is stored without one: no address is two peers'."""
+    third = _host(met, "hv3")
+    third.path.write_text(third.path.read_text().replace('addresses = ["127.0.0.1"]', 'addresses = ["0.0.0.0"]'))
+    assert third.ctl("join", met.second.token()) == 0, third.log("xensecurectl")
+    stored = met.second.peers.get("hv3")
+    assert stored is not None
+    assert stored.contact.addresses == ()
+    assert met.second.peers.find("127.0.0.1") == met.peer_of(met.second)
 
 
 def test_renamed_host(met: ForkedPair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -239,6 +240,29 @@ def test_eight_strangers_an_address(pair: Pair) -> None:
         assert not select.select([again], [], [], 0)[0]
     for stranger in strangers:
         stranger.close()
+
+
+def pipes(pid: int) -> dict[str, int]:
+    """A process's pipes with how each is open (O_RDONLY, O_WRONLY)."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(link.readlink())
+        if target.startswith("pipe:"):
+            flags = re.search(r"flags:\s+([0-7]+)", Path(f"/proc/{pid}/fdinfo/{link.name}").read_text())
+            assert flags is not None
+            found[target] = int(flags[1], 8) & os.O_ACCMODE
+    return found
+
+
+def test_receiver_cannot_read_what_the_listener_is_told(pair: Pair) -> None:
+    """Of the listening process's pipes a receiver has one: that in which it says that its source has proved itself, to write to."""
+    listener = pair.destination.processes["xensecured"].pid
+    with socket.create_connection(("127.0.0.1", pair.destination.port)):
+        wait_for(lambda: pair.destination.children("xensecured"), "a receiver")
+        (receiver,) = pair.destination.children("xensecured")
+        wait_for(lambda: len(pipes(receiver).keys() & pipes(listener).keys()) == 1, "the others to be closed")
+        (shared,) = pipes(receiver).keys() & pipes(listener).keys()
+        assert pipes(receiver)[shared] == os.O_WRONLY
 
 
 def test_stopping_xensecured_leaves_sessions(pair: Pair) -> None:

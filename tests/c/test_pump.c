@@ -263,6 +263,39 @@ static void loss_behind_a_full_pipe(void)
     close_rig(&r);
 }
 
+/* An xl that says more than its window and pipe hold before it reads on is not left standing when the link is lost: what it says has no
+ * reader any more and is thrown away. No further link can go on behind that hole. */
+static void talkative_after_loss(void)
+{
+    static char block[65536];
+    struct rig r;
+    struct xs_link *link;
+    size_t said = 0;
+
+    half_rig(&r, 0);
+    CHECK(fcntl(r.xl_in[1][0], F_SETPIPE_SZ, 4096) >= 4096);
+    memset(block, 'a', sizeof(block));
+    for (int i = 0; i < 50; i++)
+        send_frame(&r, "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789",
+                   (uint64_t)i * 100, 256, -1), run(&r, 1, 0);
+    close_fd(&r.socket[0]);
+    for (int turn = 0; turn < 1000 && said < (size_t)4 << 20; turn++) {
+        ssize_t n = write(r.xl_err[1][1], block, sizeof(block));
+
+        if (n > 0)
+            said += (size_t)n;
+        CHECK(run(&r, 1, 0) == XS_EV_TIMEOUT);
+    }
+    CHECK(said >= (size_t)4 << 20);
+    while (read(r.xl_in[1][0], block, sizeof(block)) > 0)
+        run(&r, 1, 0);
+    CHECK(run(&r, 1, 1000) == XS_EV_LOST && stats_of(&r, 1).delivered[0] == 5000);
+    link = link_of(1);
+    CHECK(xs_pump_attach(r.pump[1], link, r.socket[1]) == XS_EARGUMENT);
+    xs_link_free(link);
+    close_rig(&r);
+}
+
 static int64_t now_ms(void)
 {
     struct timespec t;
@@ -509,6 +542,7 @@ int main(void)
     RUN(losses);
     RUN(reset);
     RUN(loss_behind_a_full_pipe);
+    RUN(talkative_after_loss);
     RUN(silence);
     RUN(aborts);
     RUN(wakes);

@@ -130,15 +130,18 @@ class Keeper:
         with contextlib.suppress(SystemFailure):  # a receiver that has gone meanwhile is seen by the session
             self._packets.send(launcher.push_started(session_id), receive.descriptors())
         receive.forget_stdin()
-        say(PROGRAM, f"{verdict.name}: {_Session(self._packets, receive, self._config, journal, session_id).run()}")
+        say(PROGRAM, f"{verdict.name}: {_Session(self._packets, receive, request, self._config, journal, session_id).run()}")
 
 
 class _Session:
     """One ``xl migrate-receive`` and the receiver that feeds it, until both have ended."""
 
-    def __init__(self, packets: Packets, receive: xl.Receive, config: Config, journal: Journal, session_id: bytes) -> None:
+    def __init__(
+        self, packets: Packets, receive: xl.Receive, request: ReceiveRequest, config: Config, journal: Journal, session_id: bytes
+    ) -> None:
         self._packets = packets
         self._receive = receive
+        self._request = request
         self._config = config
         self._journal = journal
         self._id = session_id
@@ -270,8 +273,14 @@ class _Session:
     def _outcome(self) -> str:
         killed = self._end is not None and self._end.kind is not ExitKind.EXITED
         why = self._lost or ("xl was killed" if killed else "xl gave up")
-        if self._report == 0:
+        if self._report == 0 and not killed:
             words = "arrived"
+        elif self._report == 0:
+            # A receiver that was taken over can say that the report has passed.
+            words = f"unknown: {why}, and its report of success came by the receiver's word; look with 'xl list' on both hosts"
+        elif self._request.checkpointed and self._end == Exit(ExitKind.EXITED, 0):
+            # Without a report, by design: xl_migrate.c takes every end of the checkpoints for the end of the source.
+            words = f"failed over: {self._lost or 'the source ended'}, and xl started the last checkpoint here"
         elif self._report is not None:
             words = f"failed: {self._lost or f'xl reported status {self._report}'}"
         elif self._went >= Milestone.GO:

@@ -133,10 +133,11 @@ class Launcher:
             os._exit(status)
 
     def _take_slot(self, slot: int) -> bool:
-        if self._slots[:].count(2) >= self._config.sessions:
-            return False
-        self._slots[slot] = 2
-        return True
+        with store.locked(self._config.state):  # keepers count at the same time
+            if self._slots[:].count(2) >= self._config.sessions:
+                return False
+            self._slots[slot] = 2
+            return True
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):

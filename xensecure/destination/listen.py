@@ -89,6 +89,7 @@ class Listener:
         hardening.hide_memory()
         wake, wake_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._authenticated, self._authenticated_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._own = (wake, wake_end, self._authenticated)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -170,6 +171,8 @@ class Listener:
                 signal.signal(number, signal.SIG_DFL)
             for listener in listeners:
                 listener.close()
+            for descriptor in self._own:
+                os.close(descriptor)
             prepare(sock)
             status = serve_connection(sock, self._config, self._credentials, self._authenticated_end)
         finally:

@@ -57,26 +57,30 @@ def _store_next(verdict: Verdict, peers: Peers) -> str:
 
 
 def _store_joining(verdict: Verdict, peers: Peers, address: str) -> str:
-    now = int(time.time())
-    contact = verdict.hello.contact
     _check_name(verdict, peers)
     known = peers.with_pin(verdict.source_pin)
     # Before the peer is stored: a crash in between leaves a claim that the same host may take up again, never a token that works twice.
     claimed = replace(_usable_invitation(verdict, peers), state=InvitationState.CLAIMED, claimed_by=verdict.source_pin)
     peers.put_invitation(claimed)
-    reachable = contact.addresses or (address,)
     new = LinkKey(generation=1, key=verdict.schedule.next_link_key())
-    peers.put(
-        Peer(
-            contact=Contact(name=contact.name, port=contact.port, addresses=reachable),
-            pin=verdict.source_pin,
-            keys=(*(known.keys[:KEYS_KEPT] if known else ()), new),
-            since=now,
-        )
-    )
-    if known is not None and known.name != contact.name:
-        peers.forget_name(known.name)  # the same host under a new name
-    return contact.name
+    keys = (*(known.keys[:KEYS_KEPT] if known else ()), new)
+    peer = Peer(contact=_reachable(verdict, peers, address), pin=verdict.source_pin, keys=keys, since=int(time.time()))
+    peers.put(peer)
+    peers.forget_other_names(peer)
+    return peer.name
+
+
+def _reachable(verdict: Verdict, peers: Peers, address: str) -> Contact:
+    """What the joining host says of itself, with the address it came from if it names none.
+
+    That address is the receiver's word, and may be that of a NAT: one that another peer has would make both ambiguous, and is left out.
+    """
+    contact = verdict.hello.contact
+    if contact.addresses:
+        return contact
+    taken = any(address in peer.contact.addresses for peer in peers.all() if not hmac.compare_digest(peer.pin, verdict.source_pin))
+    usable = not taken and ADDRESS_PATTERN.fullmatch(address)
+    return Contact(name=contact.name, port=contact.port, addresses=(address,) if usable else ())
 
 
 def _usable_invitation(verdict: Verdict, peers: Peers) -> Invitation:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError
+from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError, RefusedError
 from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, State
-from ..proto.messages import FrameType
+from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
 
 # A piece of a handshake: a TLS record is at most 16 KiB.
@@ -182,7 +182,7 @@ class FrameChannel:
         self.wire.send(self.link.seal(kind, payload))
 
     def receive(self) -> Frame:
-        """The next frame, whole and authenticated."""
+        """The next frame, whole and authenticated; RefusedError if it is ABORT."""
         header = self.wire.receive_exactly(limits.FRAME_HEADER_LEN)
         length = frame_length(header)
         if length > limits.CONTROL_PAYLOAD_MAX:
@@ -190,6 +190,9 @@ class FrameChannel:
         frame = self.link.open(header + self.wire.receive_exactly(length - limits.FRAME_HEADER_LEN))
         if frame.channel or frame.offset:
             raise ProtocolError(f"{frame.type.name} on channel {frame.channel} at {frame.offset}, where 0 and 0 belong")
+        if frame.type is FrameType.ABORT:
+            given_up = Refusal.pull(frame.payload)
+            raise RefusedError(f"the peer gave up: {given_up.text}", given_up.reason)
         return frame
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def _check(status: int) -> int:
     if status >= 0:
         return status
     if status == lib.XS_ETAG:
-        raise TamperedError("a frame's tag does not hold: it was damaged, moved, replayed or forged on the way")
+        raise TamperedError("SECURITY: a frame's tag does not hold: it was damaged, moved, replayed or forged on the way")
     if status == lib.XS_EHEADER:
         raise ProtocolError("a frame's header is not one of version 1")
     if status == lib.XS_EPROTOCOL:

@@ -199,13 +199,14 @@ class Peers:
         known = path.exists()
         with contextlib.suppress(StateError, FileNotFoundError):
             self._withdraw(_read_peer(path).pin)
-        store.remove(path)
-        store.remove(path.with_name(f".{name}.renewal"))
+        store.remove(path)  # the renewal's lock file stays: somebody may hold it
         return known
 
-    def forget_name(self, name: str) -> None:
-        """Remove the file of a peer that is stored under another name by now; the caller holds the lock."""
-        store.remove(self._path(name))
+    def forget_other_names(self, peer: Peer) -> None:
+        """Remove what is stored of the same host under other names, be it from a crash; the caller holds the lock."""
+        for other in self.all():
+            if other.pin == peer.pin and other.name != peer.name:
+                store.remove(self._path(other.name))
 
     def _withdraw(self, pin: bytes) -> None:
         """A token that this host has claimed but not finished with must not bring it back."""

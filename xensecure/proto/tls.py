@@ -67,7 +67,7 @@ def certificate_names(certificate: crypto.X509) -> tuple[str, ...]:
     """
     try:
         names = certificate.to_cryptography().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion, UnsupportedAlgorithm, ValueError):
         return ()
     found = [*names.get_values_for_type(x509.DNSName), *(str(ip) for ip in names.get_values_for_type(x509.IPAddress))]
     usable = [name for name in found if name.isprintable() and 0 < len(name.encode()) <= limits.NAME_MAX]

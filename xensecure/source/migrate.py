@@ -60,7 +60,8 @@ def migrate(config: Config, job: Job) -> int:
         stop.defer()
         if job.options.verbose > 1:
             say(PROGRAM, f"session {accept.session_id.hex()}")
-        progress = Progress(peer=route.peer.name, details=f"{connection.group}, {connection.channel.link.backend}", quiet=job.options.quiet)
+        details = f"{connection.group}, {connection.channel.link.backend}"
+        progress = Progress(peer=route.peer.name, details=details, quiet=job.options.quiet, checkpointed=job.request.checkpointed)
         return _Session(connection, accept, job, stop, progress).run()
     finally:
         connection.channel.close()
@@ -123,6 +124,7 @@ class _Session:
     def __init__(self, connection: Connection, accept: Accept, job: Job, stop: StopSignal, progress: Progress) -> None:
         self._stop = stop
         self._progress = progress
+        self._checkpointed = job.request.checkpointed
         window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
         self._pump = Pump(
             PumpOptions(
@@ -160,15 +162,15 @@ class _Session:
                 with contextlib.suppress(XensecureError):
                     self._pump.abort(Reason.PROTOCOL, _LOST[stats.lost], _ABORT_SECONDS)
             detail = f" ({os.strerror(stats.system_errno)})" if stats.system_errno else ""
-            raise LinkLostError(f"link lost: {_LOST[stats.lost]}{detail}; {_where_is_it(stats)}")
+            raise LinkLostError(f"link lost: {_LOST[stats.lost]}{detail}; {self._where_is_it(stats)}")
         elif event is Event.ABORTED:
             reason = Reason(stats.reason) if stats.reason in Reason.__members__.values() else Reason.PROTOCOL
-            raise RefusedError(f"the destination gave up: {self._pump.text()}; {_where_is_it(stats)}", reason)
+            raise RefusedError(f"the destination gave up: {self._pump.text()}; {self._where_is_it(stats)}", reason)
         else:
             self._stop.drain()
             if self._stop.asked:
                 self._pump.abort(Reason.STOPPED, "stopped by SIGTERM at the source", _ABORT_SECONDS)
-                raise LinkLostError(f"stopped by SIGTERM; {_where_is_it(stats)}")
+                raise LinkLostError(f"stopped by SIGTERM; {self._where_is_it(stats)}")
             self._progress.show(stats)
 
     def _phase(self, stats: Stats) -> None:
@@ -184,20 +186,24 @@ class _Session:
         if stats.phase is not Phase.REPORT or stats.report_status != 0:
             self._progress.failed(stats)
         if stats.phase is not Phase.REPORT:
-            say(PROGRAM, f"xl there has ended ({Exit(kind, value).describe()}) without a report; {_where_is_it(stats)}")
+            say(PROGRAM, f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}")
         if kind is ExitKind.SIGNALLED:
             return 128 + value  # as shells report it
         if kind is ExitKind.UNKNOWN:
             return 0 if stats.report_status == 0 else TRANSPORT_FAILURE
         return value
 
-
-def _where_is_it(stats: Stats) -> str:
-    """What xl will do now, from how far its own protocol has come (xl_migrate.c)."""
-    if stats.phase < Phase.READY:
-        return "the domain stays on this host"
-    if stats.phase is Phase.READY:
-        return "the domain was not cleared to run there, it is whole on this host; if 'xl list' shows it as NAME--migratedaway, rename and resume it"
-    if stats.phase is Phase.GO:
-        return "xl had already cleared the domain to run there: look with 'xl list' on both hosts before starting it anywhere"
-    return "xl had already got the destination's report"
+    def _where_is_it(self, stats: Stats) -> str:
+        """What xl will do now, from how far its own protocol has come (xl_migrate.c)."""
+        if self._checkpointed:
+            if stats.phase < Phase.HEAD:
+                return "the domain stays on this host alone"
+            return "xl there takes this for the end of this host and starts its last checkpoint: see that the domain runs on one host only"
+        if stats.phase < Phase.READY:
+            return "the domain stays on this host"
+        if stats.phase is Phase.READY:
+            renamed = "if 'xl list' shows it as NAME--migratedaway, rename and resume it"
+            return f"the domain was not cleared to run there, it is whole on this host; {renamed}"
+        if stats.phase is Phase.GO:
+            return "xl had already cleared the domain to run there: look with 'xl list' on both hosts before starting it anywhere"
+        return "xl had already got the destination's report"

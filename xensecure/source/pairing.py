@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..link.config import NAME_PATTERN, WILDCARDS, Config
 from ..link.connection import Deadline, Target
@@ -51,11 +52,13 @@ def join(config: Config, token: Token, *, bind: str = "", family: str = "any") -
         raise StateError(f"another host called {token.contact.name} is known here; 'xensecurectl forget {other.name}' first if it is gone")
     remedy = "run the same 'xensecurectl join' again: the token is not used up; the log of xensecured there may say more"
     with _renewal(peers, token.contact.name), _remedy(remedy):
-        connection = _reach_inviter(config, credentials, token, bind=bind, family=family)
+        connection, address = _reach_inviter(config, credentials, token, bind=bind, family=family)
         try:
-            return _store_joined(connection, peers, token)
+            peer = _store_joined(connection, peers, token, address)
         finally:
             connection.channel.close()
+    with _remedy(f"the hosts share a link key, but one of before may still work there; run 'xensecurectl rotate {peer.name}'"):
+        return _prove(config, peers, peer.name, peer.keys[-1].id)
 
 
 def _check_contact(config: Config, contact: Contact) -> None:
@@ -93,8 +96,8 @@ def own_addresses(config: Config) -> tuple[str, ...]:
     return tuple(address for address in config.listen if address not in WILDCARDS)
 
 
-def _reach_inviter(config: Config, credentials: Credentials, token: Token, *, bind: str, family: str) -> Connection:
-    """A confirmed connection to the token's host, at whichever of its addresses it answers.
+def _reach_inviter(config: Config, credentials: Credentials, token: Token, *, bind: str, family: str) -> tuple[Connection, str]:
+    """A confirmed connection to the token's host, at whichever of its addresses it answers, and that address.
 
     An address may be another machine's, seen from here (that of a bridge which every host has), or nobody's: such an address costs the
     little of a first round; a second one, longer, is for a host that is merely slow.
@@ -119,7 +122,7 @@ def _reach_inviter(config: Config, credentials: Credentials, token: Token, *, bi
                 failures[address] = error
             else:
                 connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
-                return connection
+                return connection, address
     raise _not_reached(failures)
 
 
@@ -149,7 +152,7 @@ def _why_not_authenticated(token: Token) -> str:
     return f"{why}; make a new one with 'xensecurectl invite' there"
 
 
-def _store_joined(connection: Connection, peers: Peers, token: Token) -> Peer:
+def _store_joined(connection: Connection, peers: Peers, token: Token, address: str) -> Peer:
     connection.channel.send(FrameType.OPEN)
     try:
         _require_accepted(connection)
@@ -161,10 +164,10 @@ def _store_joined(connection: Connection, peers: Peers, token: Token) -> Peer:
     with peers.locked():
         # The keys that were shared before stay until the new one has worked (P5), also where that host had another name.
         known = peers.with_pin(token.pin)
-        peer = Peer(contact=token.contact, pin=token.pin, keys=(*(known.keys[:KEYS_KEPT] if known else ()), new), since=int(time.time()))
+        contact = replace(token.contact, addresses=(address, *(other for other in token.contact.addresses if other != address)))
+        peer = Peer(contact=contact, pin=token.pin, keys=(*(known.keys[:KEYS_KEPT] if known else ()), new), since=int(time.time()))
         peers.put(peer)
-        if known is not None and known.name != peer.name:
-            peers.forget_name(known.name)
+        peers.forget_other_names(peer)
     _finish(connection)
     peers.settle(peer.name, new.id)
     return peer
@@ -222,7 +225,7 @@ def _rotate(config: Config, peers: Peers, host: str) -> Peer:
 
 
 def _prove(config: Config, peers: Peers, host: str, new: bytes) -> Peer:
-    """R5: one connection under the new key; both sides drop the old one."""
+    """R5: one connection under the new key; both sides drop the old ones."""
     options = config.options_for(host)
     reach(config, peers, load_credentials(config), find_route(config, peers, host, options), Purpose.ROTATE).channel.close()
     peer = find_route(config, peers, host, options).peer

@@ -15,10 +15,15 @@ _IDLE = 3600.0  # seconds; without a terminal nothing has to be shown
 
 
 class Progress:
-    """Shows one session. ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing."""
+    """Shows one session.
 
-    def __init__(self, *, peer: str, details: str, quiet: bool) -> None:
+    Arguments: ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing; ``checkpointed``: this is
+    no move, but goes on until one of the hosts ends.
+    """
+
+    def __init__(self, *, peer: str, details: str, quiet: bool, checkpointed: bool = False) -> None:
         self.domain = "?"
+        self._checkpointed = checkpointed
         self._peer = peer
         self._details = details
         self._quiet = quiet
@@ -57,8 +62,12 @@ class Progress:
 
     def failed(self, stats: Stats) -> None:
         """It does not, or nobody here knows; why is said elsewhere. What follows a ``done`` is no news."""
-        unknown = stats.phase is Phase.GO
-        words = f"{self.domain} sent to {self._peer}, its start there not confirmed" if unknown else f"{self.domain} not moved to {self._peer}"
+        if self._checkpointed:
+            words = f"checkpoints of {self.domain} to {self._peer} ended"
+        elif stats.phase is Phase.GO:
+            words = f"{self.domain} sent to {self._peer}, its start there not confirmed"
+        else:
+            words = f"{self.domain} not moved to {self._peer}"
         self._finish(f"{words}: {self._figures(stats)}, {self._details}")
 
     def _finish(self, line: str) -> None:

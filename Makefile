@@ -8,7 +8,7 @@ CHECKED := xensecure tests demo bench csrc setup.py
 # What gcc must be silent about; the engine's own flags stand in csrc/build_engine.py.
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyzer
 
-.PHONY: help demo test test-python test-debian test-c check bench dist deb deb-check xen-lab xen-shell xen-down test-xen clean setup-demo setup-test setup-bench setup-xen
+.PHONY: help demo test test-python test-debian test-c check bench dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,7 +47,10 @@ deb: ## Debian packages, in dist/, built in a clean Debian 12 (as root)
 deb-check: ## lintian, two equal builds, install, upgrade, remove, purge, units
 	scripts/deb-check.sh
 
-xen-lab: setup-xen ## two real Xen hosts in QEMU (as root); XEN="--mode pvh"
+xen-demo: setup-xen $(ENGINE) ## a live guest moves between two real Xen hosts in QEMU, and a man in the middle tries (as root)
+	@$(VENV)/python -m tests.xen demo $(XEN)
+
+xen-lab: setup-xen $(ENGINE) ## two real Xen hosts in QEMU (as root); XEN="--mode pvh"
 	@$(VENV)/python -m tests.xen up $(XEN)
 
 xen-shell: ## a shell in dom0: HOST=a or HOST=b
@@ -55,6 +58,9 @@ xen-shell: ## a shell in dom0: HOST=a or HOST=b
 
 xen-down: ## end the two Xen hosts
 	@$(VENV)/python -m tests.xen down
+
+xen-record: setup-xen $(ENGINE) ## record what xl sends when guests move, into ~/.cache/xensecure/streams
+	@$(VENV)/python -m tests.xen record $(XEN)
 
 test-xen: setup-xen $(ENGINE) ## the tests with real Xen; XEN="moves cut"
 	@$(VENV)/python -m tests.xen test $(XEN)

@@ -29,7 +29,7 @@ test)
     packages="$packages python3-pyroute2 python3-setuptools python3-wheel rpm zsh"
     ;;
 bench) packages="$packages openssh-client openssh-server" ;;
-xen) packages="$packages qemu-system-x86 qemu-utils mmdebstrap cpio e2fsprogs busybox-static kmod openssh-client" ;;
+xen) packages="$packages qemu-system-x86 qemu-utils mmdebstrap dpkg-dev cpio e2fsprogs busybox-static git kmod openssh-client zstd" ;;
 *) fail "unknown purpose '$purpose'; demo, test, bench or xen" ;;
 esac
 

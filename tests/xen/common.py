@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ PROGRAMS = {
     "modprobe": "kmod",
     "depmod": "kmod",
     "gcc": "gcc",
+    "git": "git",
+    "zstd": "zstd",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
 }
@@ -56,6 +59,14 @@ def run(words: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, 
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
         raise LabError(f"{' '.join(map(str, words))[:300]}: status {done.returncode}\n{said}")
     return done.stdout
+
+
+def digest(files: Sequence[Path], *words: str) -> str:
+    """A name for what goes into something that is kept."""
+    total = hashlib.sha256(repr(words).encode())
+    for path in files:
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
 
 
 _BEGIN = time.monotonic()

@@ -30,7 +30,7 @@ BOOT_SECONDS = 120
 _XEN = (
     "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=512M,max:512M dom0_max_vcpus=1 spec-ctrl=no,eager-fpu xpti=no watchdog=0"
 )
-_LINUX = "console=hvc0 root=/dev/vda rw net.ifnames=0 panic=10 mitigations=off nokaslr random.trust_cpu=on"
+_LINUX = "console=hvc0 root=/dev/vda rw net.ifnames=0 panic=10 mitigations=off nokaslr random.trust_cpu=on quiet systemd.gpt_auto=0"
 # smap: QEMU's emulation faults in dom0 with it.
 _CPU = "max,-smap,-la57,-pku"
 
@@ -113,6 +113,14 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
         for path in (self.pidfile, RUN / f"{self.name}.qcow2"):
             path.unlink(missing_ok=True)
+
+    def power_off(self) -> None:
+        """The host stops at once, as if its power had failed."""
+        pid = self.pid()
+        if not pid:
+            raise LabError(f"host {self.name} does not run")
+        os.kill(pid, signal.SIGKILL)
+        self.stop()
 
     # ---- what tests do on a host
 

@@ -1,28 +1,21 @@
-"""dom0's disk: Debian's root tree, xensecure, the guest and the lab's own programs, as an ext4 image. Made anew when any of these has changed."""
+"""dom0's disk: Debian's root tree, xensecure's package, the guests and the lab's own programs. Made anew when any of these has changed."""
 
 from __future__ import annotations
 
-import configparser
-import gzip
-import hashlib
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.xen.common import CACHE, HERE, ROOT, LabError, run, say
-from tests.xen.packages import kernel, root_tree
+from tests.xen.common import CACHE, HERE, ROOT, LabError, digest, run, say
+from tests.xen.guests import busybox_tree, cpio, put_guests
+from tests.xen.packages import DOM0, kernel, own_package, root_tree
 
 ADDRESSES = {"a": "10.77.0.11", "b": "10.77.0.12"}
 HOSTNAMES = {"a": "xen-a", "b": "xen-b"}
 KEYS = CACHE / "keys"
-_DOM0_MODULES = [
-    *("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4", "crc32c_generic", "bridge", "tun", "loop"),
-    *("xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs", "xen-blkback", "xen-netback"),
-]
+_LOADED = ("virtio_net", "virtio_rng", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs")
+_DOM0_MODULES = [*_LOADED, "virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "bridge", "tun", "loop", "xen-blkback", "xen-netback", "autofs4"]
 _SSHD = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin yes
@@ -31,18 +24,18 @@ UsePAM no
 UseDNS no
 PrintMotd no
 """
-# g1 to g4 differ in their names only. RDTSCP of a PVH guest is emulated wrongly by QEMU's own SVM unless the TSC is native.
-_GUEST = """\
-name = "{name}"
-type = "{mode}"
-kernel = "/root/guest/vmlinux"
-ramdisk = "/root/guest/initrd.gz"
-extra = "console=hvc0 quiet lab.ws=32 panic=0"
-memory = {memory}
-vcpus = 1
-on_crash = "preserve"
+# A key exchange takes an emulated CPU seconds, and more on a machine that is busy.
+_CONFIGURATION = """\
+[defaults]
+connect_timeout = 60
 """
-_MEMORY = {"pv": 128, "pvh": 160}
+# What nobody looks at in a lab, and an emulated CPU would spend seconds on.
+_MASKED = (
+    *("getty@tty1.service", "serial-getty@hvc0.service", "systemd-udevd.service", "systemd-udev-trigger.service", "apt-daily.timer"),
+    *("apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer", "systemd-tmpfiles-clean.timer"),
+    *("systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "ldconfig.service", "xendomains.service", "systemd-update-utmp.service"),
+    *("getty-static.service", "e2scrub_reap.service", "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,82 +47,70 @@ class Image:
     initrd: Path
 
 
-def make_image(tree: Path = ROOT, deb: Path | None = None) -> Image:
-    """The disk with xensecure as it is in a source tree now, or from a .deb."""
-    debian, linux = root_tree(), kernel()
+def make_image(tree: Path = ROOT, deb: Path | None = None, tools: Path | None = None) -> Image:
+    """The disk with xensecure's package as a source tree makes it now, or with a package that is there.
+
+    ``tools``: what ``make install-tools`` of a Xen source tree has put into its DESTDIR, to be used in the place of Debian's.
+    """
+    debian, linux = root_tree("dom0", DOM0), kernel()
     _make_keys()
     initrd = _first_initrd(linux)
-    with tempfile.TemporaryDirectory(prefix="xensecure-xen-") as name:
-        work = Path(name)
-        package = deb or _wheel(tree, work)
-        programs = sorted(path for part in ("dom0", "guest") for path in (HERE / part).iterdir())
-        key = _digest([package, *programs, Path(__file__)], debian.name, linux.name)
-        disk = CACHE / f"dom0-{key}.img"
-        if not disk.exists():
-            say(f"making dom0's disk with {package.name}")
-            root = work / "root"
+    package = deb or own_package(tree)
+    programs = sorted(path for part in ("dom0", "guest") for path in (HERE / part).iterdir())
+    own = [HERE / name for name in ("image.py", "guests.py", "packages.py")]
+    disk = CACHE / f"dom0-{digest([package, *programs, *own], debian.name, linux.name, *_listing(tools))}.img"
+    if not disk.exists():
+        say(f"making dom0's disk with {package.name}")
+        with tempfile.TemporaryDirectory(prefix="xensecure-xen-") as name:
+            root = Path(name) / "root"
             run(["cp", "-a", debian, root])
             _fill(root, linux)
             _install(package, root)
+            if tools:
+                _put_tools(tools, root)
             new = disk.with_suffix(".new")
             with new.open("wb") as file:
-                file.truncate(1500 << 20)
+                file.truncate(2500 << 20)
             run(["mkfs.ext4", "-q", "-F", "-O", "^metadata_csum,^has_journal", "-d", root, new])
-            for old in CACHE.glob("dom0-*.img"):
-                old.unlink()
-            new.rename(disk)
+        for old in CACHE.glob("dom0-*.img"):
+            old.unlink()
+        new.rename(disk)
     return Image(disk, linux / "vmlinux", initrd)
 
 
-def _digest(files: list[Path], *words: str) -> str:
-    """A name for what goes in; a wheel's members count, not their times."""
-    total = hashlib.sha256(repr(words).encode())
-    for path in files:
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
-                for info in sorted(wheel.infolist(), key=lambda info: info.filename):
-                    total.update(info.filename.encode() + wheel.read(info))
-        else:
-            total.update(path.name.encode() + path.read_bytes())
-    return total.hexdigest()[:16]
-
-
-def _wheel(tree: Path, work: Path) -> Path:
-    """A wheel built from a copy of the tree."""
-    source = work / "source"
-    source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy(tree / name, source)
-    for name in ("csrc", "xensecure"):
-        shutil.copytree(tree / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    say("building a wheel")
-    run([sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "--wheel-dir", work / "wheel", source])
-    return next((work / "wheel").glob("*.whl"))
-
-
 def _install(package: Path, root: Path) -> None:
-    """Put xensecure into a root tree, onto Debian's own libraries."""
-    if package.suffix == ".deb":
-        shutil.copy(package, root / "root/xensecure.deb")
-        policy = root / "usr/sbin/policy-rc.d"
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-        run(["chroot", root, "dpkg", "-i", "/root/xensecure.deb"])
-        policy.unlink()
-        shutil.rmtree(root / "var/lib/xensecure", ignore_errors=True)  # each host makes its own
-        return
-    libraries = root / "usr/lib/python3/dist-packages"
-    with zipfile.ZipFile(package) as wheel:
-        wheel.extractall(libraries)
-    entries = configparser.ConfigParser()
-    entries.read_string(next(libraries.glob("xensecure-*.dist-info/entry_points.txt")).read_text())
-    for command, place in entries["console_scripts"].items():
-        module, function = place.split(":")
-        script = root / "usr/bin" / command
-        script.write_text(f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
-        script.chmod(0o755)
-    run(["chroot", root, "python3", "-m", "compileall", "-q", "/usr/lib/python3/dist-packages/xensecure"])
-    run(["chroot", root, "useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "_xensecure"])
+    """Install xensecure's package, onto Debian's own libraries; each host makes its own identity at its first start."""
+    shutil.copy(package, root / "root/xensecure.deb")
+    policy = root / "usr/sbin/policy-rc.d"
+    _put(policy, "#!/bin/sh\nexit 101\n", 0o755)
+    run(["chroot", root, "dpkg", "-i", "/root/xensecure.deb"])
+    policy.unlink()
+    _put(root / "etc/xensecure/xensecure.toml", _CONFIGURATION)
+
+
+def _listing(tools: Path | None) -> list[str]:
+    """What a tree of tools is known by: its files, their sizes and times."""
+    if tools is None:
+        return []
+    files = sorted(path for path in tools.rglob("*") if path.is_file() and not path.is_symlink())
+    if not files:
+        raise LabError(f"{tools}: no files there; give the DESTDIR of 'make install-tools'")
+    return [f"{path.relative_to(tools)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+
+
+def _put_tools(tools: Path, root: Path) -> None:
+    """Another Xen's tools: its xl and its daemons take the place of Debian's."""
+    found = [path for path in ("usr/local/sbin/xl", "usr/sbin/xl") if (tools / path).exists()]
+    if not found:
+        raise LabError(f"{tools}: neither usr/local/sbin/xl nor usr/sbin/xl is there; give the DESTDIR of 'make install-tools'")
+    run(["cp", "-a", "--remove-destination", f"{tools}/.", root])
+    run(["chroot", root, "ldconfig", "/usr/local/lib", "/usr/lib"])
+    _put(root / "etc/xensecure/xensecure.toml", f'{_CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
+    if (tools / "etc/init.d/xencommons").exists():
+        (root / "etc/systemd/system/xen.service").symlink_to("/dev/null")
+        run(["chroot", root, "update-rc.d", "xencommons", "defaults"])
+        unit = root / "etc/systemd/system/lab-boot.service"
+        unit.write_text(unit.read_text().replace("After=xen.service", "After=xencommons.service"))
 
 
 def _make_keys() -> None:
@@ -153,49 +134,20 @@ def _modules(linux: Path, names: list[str]) -> list[Path]:
     return list(found)
 
 
-def _cpio(tree: Path, target: Path) -> None:
-    """An initrd of a tree."""
-    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    done = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], input=names.encode(), cwd=tree, capture_output=True, check=False)
-    if done.returncode:
-        raise LabError(f"cpio: {done.stderr.decode()}")
-    target.write_bytes(gzip.compress(done.stdout, 6))
-
-
-def _busybox_tree(tree: Path, folders: str) -> None:
-    for folder in folders.split():
-        (tree / folder).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "busybox", tree / "bin/busybox")
-    (tree / "bin/sh").symlink_to("busybox")
-
-
 def _first_initrd(linux: Path) -> Path:
     """The initrd that finds dom0's disk."""
     target = CACHE / "initrd-dom0.gz"
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
-        _busybox_tree(tree, "bin lib proc sys dev mnt")
+        busybox_tree(tree, "bin lib proc sys dev mnt")
         modules = _modules(linux, ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"])
         for module in modules:
             shutil.copy(module, tree / "lib")
         (tree / "lib/order").write_text("\n".join(module.name for module in modules))
         shutil.copy(HERE / "dom0/stage1", tree / "init")
         (tree / "init").chmod(0o755)
-        _cpio(tree, target)
+        cpio(tree, target)
     return target
-
-
-def _guest_initrd(target: Path) -> None:
-    """The guest: a static program as PID 1, and what xl shutdown calls."""
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        _busybox_tree(tree, "bin sbin proc dev")
-        run(["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", tree / "init", HERE / "guest/tick.c"])
-        for command in ("poweroff", "halt", "reboot"):
-            script = tree / "sbin" / command
-            script.write_text(f"#!/bin/busybox sh\nexec /bin/busybox {command} -f\n")
-            script.chmod(0o755)
-        _cpio(tree, target)
 
 
 def _put(path: Path, text: str, mode: int = 0o644) -> None:
@@ -214,10 +166,7 @@ def _fill(root: Path, linux: Path) -> None:
     for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
         shutil.copy(linux / "lib/modules" / version / name, root / "lib/modules" / version)
     run(["depmod", "-b", root, version])
-    for program in sorted((HERE / "dom0").iterdir()):
-        if program.name.startswith("lab-"):
-            shutil.copy(program, root / ("usr/sbin" if program.name == "lab-init" else "usr/bin"))
-            (root / ("usr/sbin" if program.name == "lab-init" else "usr/bin") / program.name).chmod(0o755)
+    _put_lab(root)
     for old in (root / "etc/ssh").glob("ssh_host_*"):
         old.unlink()
     _put(root / "etc/ssh/ssh_host_ed25519_key", (KEYS / "host").read_text(), 0o600)
@@ -228,11 +177,23 @@ def _fill(root: Path, linux: Path) -> None:
     (root / "root/.ssh").chmod(0o700)
     _put(root / "etc/hosts", "127.0.0.1 localhost\n" + "".join(f"{ADDRESSES[host]} {HOSTNAMES[host]}\n" for host in ADDRESSES))
     _put(root / "etc/fstab", "")
-    guest = root / "root/guest"
-    guest.mkdir()
-    shutil.copy(linux / "vmlinux", guest)
-    _guest_initrd(guest / "initrd.gz")
-    for mode, memory in _MEMORY.items():
-        for name in ("g1", "g2", "g3", "g4"):
-            text = _GUEST.format(name=name, mode=mode, memory=memory) + ('tsc_mode = "native"\n' if mode == "pvh" else "")
-            _put(guest / f"{mode}-{name}.cfg", text)
+    put_guests(root / "root/guest", linux / "vmlinux")
+
+
+def _put_lab(root: Path) -> None:
+    """The lab's own programs and unit, and what systemd is to do and to leave."""
+    for program in (HERE / "dom0").glob("lab-*"):
+        if program.suffix == ".service":
+            _put(root / "etc/systemd/system" / program.name, program.read_text())
+            wants = root / "etc/systemd/system/multi-user.target.wants"
+            wants.mkdir(parents=True, exist_ok=True)
+            (wants / program.name).symlink_to(f"../{program.name}")
+        else:
+            _put(root / "usr/bin" / program.name, program.read_text(), 0o755)
+    for unit in _MASKED:
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    # Not a first boot, which would go through all presets; both hosts may have the same.
+    _put(root / "etc/machine-id", f"{'77' * 16}\n")
+    _put(root / "etc/modules-load.d/lab.conf", "\n".join(_LOADED) + "\n")
+    _put(root / "etc/default/xen", 'XENCONSOLED_ARGS="--log=guest --log-dir=/var/log/xen/console"\n')
+    (root / "var/log/xen/console").mkdir(parents=True)

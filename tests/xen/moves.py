@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import statistics
 import subprocess
 import threading
 import time
@@ -39,12 +40,13 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) ->
 
 @dataclass(frozen=True)
 class Tick:
-    """One tick of a guest: when it was seen here, its number, the guest's boot, and whether its memory was as it had written it."""
+    """One tick of a guest: when it was seen here, its number, the guest's boot, whether its memory was as it had written it, its CPUs."""
 
     seen: float
     number: int
     boot: str
     good: bool
+    cpus: int
 
 
 @dataclass
@@ -78,8 +80,8 @@ class Ticks:
             words = line.split()
             if words == ["ready"]:
                 started.set()
-            elif len(words) == 3:
-                into.append(Tick(time.monotonic(), int(words[0]), words[1], words[2] == "ok"))
+            elif len(words) == 4:
+                into.append(Tick(time.monotonic(), int(words[0]), words[1], words[2] == "ok", int(words[3])))
 
     def on(self, host: Host) -> list[Tick]:
         """Those seen on a host so far."""
@@ -109,6 +111,7 @@ class Move:
     seconds: float
     downtime: float
     said: str
+    cpus: int
 
 
 def migrate(source: Host, target: Host, guest: str, options: str = XENSECURE) -> Done:
@@ -116,13 +119,13 @@ def migrate(source: Host, target: Host, guest: str, options: str = XENSECURE) ->
     return source.sh(_timed(target, guest, options), check=False, seconds=MOVE_SECONDS)
 
 
-def start_migration(source: Host, target: Host, guest: str, options: str = XENSECURE) -> subprocess.Popen[str]:
-    """The same, not waited for."""
-    return source.popen(_timed(target, guest, options))
+def start_migration(source: Host, target: Host, guest: str, options: str = XENSECURE, xl: str = "") -> subprocess.Popen[str]:
+    """The same, not waited for; ``xl``: what stands before the subcommand."""
+    return source.popen(_timed(target, guest, options, xl))
 
 
-def _timed(target: Host, guest: str, options: str) -> str:
-    return f"TIMEFORMAT='took %R s'; time xl migrate {options} {guest} {target.hostname}"
+def _timed(target: Host, guest: str, options: str, xl: str = "") -> str:
+    return f"TIMEFORMAT='took %R s'; time xl {xl} migrate {options} {guest} {target.hostname}"
 
 
 def seconds_of(said: str) -> float:
@@ -143,10 +146,17 @@ def move(source: Host, target: Host, guest: str, options: str = XENSECURE) -> Mo
     expect(after.number == before.number + 1, f"last tick there {before.number}, first here {after.number}")
     copies = where(guest)
     expect({name: list(domains) for name, domains in copies.items()} == {target.name: [guest]}, f"copies after the move: {copies}")
-    found = Move(seconds_of(done.out), max(0.0, after.seen - before.seen - 0.1), done.out)
+    found = Move(seconds_of(done.out), max(0.0, after.seen - before.seen - 0.1), done.out, after.cpus)
     way = f"{guest} from {source.name} to {target.name}"
     say(f"    {way}: {found.seconds:.1f} s, downtime {found.downtime:.2f} s, ticks {before.number} and {after.number}")
     return found
+
+
+def summary(moves: list[Move]) -> str:
+    """Median and range of some moves."""
+    times, downs = ([move.seconds for move in moves], [move.downtime for move in moves])
+    middle = f"{statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), downtime {statistics.median(downs):.2f} s"
+    return f"{middle} ({min(downs):.2f} to {max(downs):.2f}), {len(moves)} moves"
 
 
 def where(guest: str) -> dict[str, dict[str, str]]:
@@ -160,42 +170,46 @@ def where(guest: str) -> dict[str, dict[str, str]]:
 
 
 def put_guest(mode: str, guest: str, host: Host) -> None:
-    """See to it that a guest runs on a host, and nowhere else, and ticks."""
+    """See to it that a guest runs on a host, and nowhere else, and ticks; others go, for a host's memory is small."""
     copies = where(guest)
-    if not (list(copies) == [host.name] and list(copies[host.name]) == [guest] and copies[host.name][guest].strip("-") in ("", "b", "r")):
-        for name, domains in copies.items():
-            for domain in domains:
-                HOSTS[name].sh(f"xl destroy {domain}", check=False)
-        with Ticks(guest) as ticks:
-            host.sh(f"xl create /root/guest/{mode}-{guest}.cfg")
-            ticks.wait(host)
+    if list(copies) == [host.name] and list(copies[host.name]) == [guest] and copies[host.name][guest].strip("-") in ("", "b", "r"):
+        return
+    for name, domains in copies.items():
+        for domain in domains:
+            HOSTS[name].sh(f"xl destroy {domain}", check=False)
+    with Ticks(guest) as ticks:
+        host.sh(f"xl create /root/guest/{mode}-{guest}.cfg")
+        ticks.wait(host, seconds=90)
 
 
 def clear() -> None:
     """After a failure: no guests, fresh daemons, cables in."""
+    units = "xensecure-launcher.service 'xensecured@*.service'"
     for host in HOSTS.values():
         host.link("up")
     for host in HOSTS.values():
         for domain in host.domains():
             host.sh(f"xl destroy '{domain}'", check=False)
-        host.sh("pkill -9 -x xensecure; lab-daemons stop; pkill -9 -f '^/usr/bin/python3 /usr/bin/xensecure'; lab-daemons start", check=False)
+        host.sh(f"pkill -9 -x xensecure; systemctl kill --kill-whom=all --signal=KILL {units}; sleep 1; systemctl reset-failed", check=False)
 
 
 def daemons_logs() -> str:
     """What the daemons on both hosts have said last."""
     text = ""
     for name, host in HOSTS.items():
-        for log in ("xensecure-launcher", "xensecured"):
-            done = host.sh(f"tail -n 12 /var/log/{log}.log", check=False)
-            text += f"--- host {name}, {log}\n{done.out}"
+        done = host.sh("journalctl --no-pager --output=short-precise --lines=40 --unit=xensecure-launcher --unit='xensecured@*'", check=False)
+        text += f"--- host {name}\n{done.out}"
     return text
+
+
+_LAUNCHER = "$(systemctl show --property=MainPID --value xensecure-launcher.service)"
 
 
 def session(host: Host) -> dict[str, int]:
     """The processes of the one session that a host receives, once its stream is under way."""
     script = (
-        "k=$(pgrep -o -P $(cat /run/lab-launcher.pid)); r=$(pgrep -o -P $(cat /run/lab-receiver.pid)); x=$(pgrep -o -P ${k:-0}); "
-        "pgrep -f libxl-save-helper >/dev/null && echo ${k:-0} ${r:-0} ${x:-0} $(cat /run/lab-launcher.pid)"
+        f"l={_LAUNCHER}; k=$(pgrep -o -P ${{l:-0}}); r=$(pgrep -o -x xensecured); x=$(pgrep -o -P ${{k:-0}}); "
+        "pgrep -f libxl-save-helper >/dev/null && echo ${k:-0} ${r:-0} ${x:-0} ${l:-0}"
     )
     found: list[int] = []
 
@@ -204,13 +218,11 @@ def session(host: Host) -> dict[str, int]:
         found[:] = [int(word) for word in done.out.split()] if done.status == 0 else []
         return len(found) == 4 and all(found)
 
-    wait_for(under_way, "a session's processes", 30)
+    wait_for(under_way, "a session's processes", 40)
     return dict(zip(("keeper", "receiver", "xl", "launcher"), found, strict=True))
 
 
 def no_session(host: Host) -> bool:
     """Whether nothing of a session is left on a host."""
-    done = host.sh("pgrep -P $(cat /run/lab-launcher.pid); pgrep -P $(cat /run/lab-receiver.pid); pgrep -f libxl-save-helper", check=False)
+    done = host.sh(f"pgrep -P {_LAUNCHER}; pgrep -x xensecured; pgrep -f libxl-save-helper", check=False)
     return not done.out.strip()
-
-

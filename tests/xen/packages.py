@@ -1,4 +1,4 @@
-"""Debian's packages: hypervisor and kernel, unpacked and not installed, and the root tree of dom0. By the machine's own apt sources."""
+"""Debian's packages, by the machine's own apt sources: hypervisor and kernel, unpacked and not installed; root trees; and xensecure's own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import re
 import shutil
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.xen.common import CACHE, LabError, run, say
 
 SUITE = "bookworm"
 HYPERVISOR = "xen-hypervisor-4.17-amd64"
+MODES = ("pv", "pvh")
 # The last build that can live-migrate PV guests: later ones have shadow paging, and so log-dirty mode for PV, compiled out.
 PV_VERSION = "4.17.5"
-INCLUDED = (
-    *("xen-utils-4.17", "xenstore-utils", "iproute2", "openssh-server", "openssh-client", "socat", "python3", "python3-cryptography"),
-    *("python3-cffi-backend", "python3-openssl", "python3-pyroute2", "busybox", "kmod", "procps", "iputils-ping", "strace", "ca-certificates"),
+# dom0: what a Xen host has, what xensecure's package depends on, and what the lab itself uses there.
+DOM0 = (
+    *("systemd-sysv", "kmod", "xen-utils-4.17", "xenstore-utils", "iproute2", "openssh-server", "openssh-client", "procps", "iputils-ping"),
+    *("python3", "python3-cryptography", "python3-cffi-backend", "python3-openssl", "python3-pyroute2", "busybox", "socat", "strace"),
 )
+# The guest that does what guests do.
+USERLAND = ("sqlite3", "procps")
+_NOT_READ = ("doc", "man", "locale")
+_NOT_RUN = ("zoneinfo", "i18n", "bash-completion")  # a guest that lives in memory need not carry these
+# What xensecure's package is made of.
+_PACKED = ("csrc", "docs", "hooks", "man", "packaging", "scripts", "xensecure", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md")
 
 
 def hypervisor(mode: str) -> Path:
@@ -111,16 +120,39 @@ def _sources() -> list[Path]:
     return found
 
 
-def root_tree() -> Path:
-    """The root tree of dom0 as Debian's packages make it; nobody writes to it afterwards."""
-    key = hashlib.sha256(" ".join(INCLUDED).encode()).hexdigest()[:12]
-    tree = CACHE / f"root-{key}"
+def root_tree(name: str, packages: Sequence[str]) -> Path:
+    """A root tree as Debian's packages make it; nobody writes to it afterwards."""
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    tree = CACHE / f"root-{name}-{key}"
     if not tree.exists():
-        say("mmdebstrap makes dom0's root tree (about a minute)")
-        fresh = CACHE / f"root-{key}.new"
+        say(f"mmdebstrap makes the root tree of {name} (about half a minute)")
+        fresh = tree.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        excluded = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale")]
-        include = f"--include={','.join(INCLUDED)}"
+        left_out = _NOT_READ if name == "dom0" else (*_NOT_READ, *_NOT_RUN)
+        excluded = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in left_out]
+        include = f"--include={','.join(packages)}"
         run(["mmdebstrap", "--quiet", "--variant=minbase", "--architectures=amd64", include, *excluded, SUITE, fresh, *_sources()])
+        for old in CACHE.glob(f"root-{name}-*"):
+            if old != fresh:
+                shutil.rmtree(old)
         fresh.rename(tree)
     return tree
+
+
+def own_package(tree: Path) -> Path:
+    """The .deb that a source tree makes, built as ``make deb`` does; kept until something that goes into it changes."""
+    listed = run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *_PACKED], cwd=tree).splitlines()
+    total = hashlib.sha256()
+    for path in (tree / name for name in listed if (tree / name).is_file()):
+        total.update(str(path.relative_to(tree)).encode() + b"\0" + path.read_bytes())
+    folder = CACHE / f"deb-{total.hexdigest()[:16]}"
+    if not folder.exists():
+        say("building xensecure's .deb in a clean Debian (about a minute, two the first time)")
+        fresh = CACHE / "deb-new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        run([tree / "scripts/deb.sh", "--out", fresh], cwd=tree)
+        for old in CACHE.glob("deb-*"):
+            if old != fresh:
+                shutil.rmtree(old)
+        fresh.rename(folder)
+    return next(folder.glob("xensecure_*.deb"))

@@ -107,7 +107,7 @@ def _reach_inviter(config: Config, credentials: Credentials, token: Token, *, bi
         purpose=Purpose.PAIR, key_id=key_id(key), contact=Contact(name=config.name, port=config.port, addresses=own_addresses(config))
     )
     failures: dict[str, XensecureError] = {}
-    for seconds in (_FIRST_ROUND_SECONDS, max(_SECOND_ROUND_SECONDS, limits.HANDSHAKE_SECONDS / len(token.contact.addresses))):
+    for seconds in (_FIRST_ROUND_SECONDS, max(_SECOND_ROUND_SECONDS, config.defaults.connect_timeout / len(token.contact.addresses))):
         for address in token.contact.addresses:
             if isinstance(failures.get(address), PeerError):
                 continue  # somebody answered there, and was somebody else

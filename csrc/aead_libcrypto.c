@@ -13,6 +13,12 @@ struct xs_aead {
     EVP_CIPHER_CTX *ctx;
 };
 
+/* How good a choice the backend is on this CPU: the higher the better, 0 if it cannot run here. */
+static int libcrypto_worth(void)
+{
+    return XS_AEAD_LIBCRYPTO;
+}
+
 /* Wipe and free; NULL is fine. EVP_CIPHER_CTX_free wipes the key schedule. */
 static void libcrypto_free(struct xs_aead *aead)
 {
@@ -52,15 +58,15 @@ static int libcrypto_rekey(struct xs_aead *aead, const uint8_t key[static XS_KEY
 }
 
 /* What sealing and opening have in common: nonce, additional data, text. XS_OK or XS_ECRYPTO. */
-static int libcrypto_update(struct xs_aead *aead, const uint8_t *nonce, const uint8_t *aad,
+static int libcrypto_update(struct xs_aead *aead, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
                             const uint8_t *in, size_t len, uint8_t *out)
 {
     int done = 0;
 
-    if (len > XS_PAYLOAD_MAX)
+    if (len > XS_PAYLOAD_MAX || aad_len > XS_PAYLOAD_MAX)
         return XS_EARGUMENT;    /* keeps the casts to int below honest */
     if (EVP_CipherInit_ex(aead->ctx, NULL, NULL, NULL, nonce, -1) != 1
-        || EVP_CipherUpdate(aead->ctx, NULL, &done, aad, XS_HEADER_LEN) != 1)
+        || (aad_len > 0 && EVP_CipherUpdate(aead->ctx, NULL, &done, aad, (int)aad_len) != 1))
         return failed(XS_ECRYPTO);
     if (len > 0 && (EVP_CipherUpdate(aead->ctx, out, &done, in, (int)len) != 1 || done != (int)len))
         return failed(XS_ECRYPTO);
@@ -68,13 +74,12 @@ static int libcrypto_update(struct xs_aead *aead, const uint8_t *nonce, const ui
 }
 
 /* Encrypt len bytes from in to out (which may be the same place) and make the tag. XS_OK or XS_ECRYPTO. */
-static int libcrypto_seal(struct xs_aead *aead, const uint8_t nonce[static XS_IV_LEN],
-                          const uint8_t aad[static XS_HEADER_LEN], const uint8_t *in, size_t len, uint8_t *out,
-                          uint8_t tag[static XS_TAG_LEN])
+static int libcrypto_seal(struct xs_aead *aead, const uint8_t nonce[static XS_IV_LEN], const uint8_t *aad, size_t aad_len,
+                          const uint8_t *in, size_t len, uint8_t *out, uint8_t tag[static XS_TAG_LEN])
 {
     uint8_t none[XS_TAG_LEN];   /* GCM gives no text at the end; EVP wants a place for it */
     int done = 0;
-    int rc = libcrypto_update(aead, nonce, aad, in, len, out);
+    int rc = libcrypto_update(aead, nonce, aad, aad_len, in, len, out);
 
     if (rc != XS_OK)
         return rc;
@@ -85,13 +90,12 @@ static int libcrypto_seal(struct xs_aead *aead, const uint8_t nonce[static XS_IV
 }
 
 /* Check the tag and decrypt. XS_OK, XS_ETAG or XS_ECRYPTO; the caller wipes out unless XS_OK. */
-static int libcrypto_open(struct xs_aead *aead, const uint8_t nonce[static XS_IV_LEN],
-                          const uint8_t aad[static XS_HEADER_LEN], const uint8_t *in, size_t len, uint8_t *out,
-                          const uint8_t tag[static XS_TAG_LEN])
+static int libcrypto_open(struct xs_aead *aead, const uint8_t nonce[static XS_IV_LEN], const uint8_t *aad, size_t aad_len,
+                          const uint8_t *in, size_t len, uint8_t *out, const uint8_t tag[static XS_TAG_LEN])
 {
     uint8_t none[XS_TAG_LEN], expected[XS_TAG_LEN];
     int done = 0;
-    int rc = libcrypto_update(aead, nonce, aad, in, len, out);
+    int rc = libcrypto_update(aead, nonce, aad, aad_len, in, len, out);
 
     if (rc != XS_OK)
         return rc;
@@ -104,6 +108,7 @@ static int libcrypto_open(struct xs_aead *aead, const uint8_t nonce[static XS_IV
 
 const struct xs_aead_ops xs_aead_libcrypto = {
     .name = "libcrypto",
+    .worth = libcrypto_worth,
     .create = libcrypto_create,
     .rekey = libcrypto_rekey,
     .seal = libcrypto_seal,

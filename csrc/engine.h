@@ -26,7 +26,7 @@ enum {
 enum xs_status {                /* negative results of every function below */
     XS_OK = 0,
     XS_ENOMEM = -1,
-    XS_ECRYPTO = -2,            /* libcrypto failed for a reason that is not the peer's */
+    XS_ECRYPTO = -2,            /* the cryptographic library failed for a reason that is not the peer's */
     XS_EHEADER = -3,            /* a header that F2 refuses */
     XS_ETAG = -4,               /* the tag does not hold: damaged, moved, replayed or forged */
     XS_EPROTOCOL = -5,          /* a well-sealed frame that breaks F6 to F12 */
@@ -61,7 +61,7 @@ struct xs_link_keys {           /* both directions of one connection, C5 */
 void xs_wipe(void *p, size_t len);
 
 /*
- * A link with its keys, which the caller then wipes. backend: "libcrypto" or NULL for the best there is.
+ * A link with its keys, which the caller then wipes. backend: "libcrypto", "ipsec-mb" or NULL for the best there is.
  * ratchet_blocks: AES blocks a key may process (F4). NULL when memory or the backend is lacking.
  */
 struct xs_link *xs_link_new(const char *backend, const struct xs_link_keys *keys, uint64_t ratchet_blocks);
@@ -70,6 +70,12 @@ const char *xs_link_backend(const struct xs_link *link);
 
 /* Seal one frame into out (XS_HEADER_LEN + header->length + XS_TAG_LEN bytes). Returns XS_OK or an error. */
 int xs_link_seal(struct xs_link *link, const struct xs_header *header, const uint8_t *payload, uint8_t *out);
+
+/* The name of the i-th backend that is compiled in; NULL behind the last. */
+const char *xs_backend_name(size_t i);
+
+/* The backend that a link with that name would use (NULL: the best there is); NULL when it is not compiled in or this CPU cannot run it. */
+const char *xs_backend_find(const char *name);
 
 /* Read and check the 16 bytes of a header (F2): no tag has been checked yet. Returns XS_OK or XS_EHEADER. */
 int xs_header_parse(const uint8_t bytes[16], struct xs_header *header);

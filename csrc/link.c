@@ -37,7 +37,7 @@ static int direction_init(struct xs_link *link, struct direction *way, enum xs_a
 }
 
 /*
- * A link with its keys, which the caller then wipes. backend: "libcrypto" or NULL for the best there is.
+ * A link with its keys, which the caller then wipes. backend: "libcrypto", "ipsec-mb" or NULL for the best there is.
  * ratchet_blocks: AES blocks a key may process (F4). NULL when memory or the backend is lacking.
  */
 struct xs_link *xs_link_new(const char *backend, const struct xs_link_keys *keys, uint64_t ratchet_blocks)
@@ -146,7 +146,7 @@ int xs_link_seal(struct xs_link *link, const struct xs_header *header, const uin
     memcpy(out, bytes, sizeof(bytes));
     rc = direction_advance(link, &link->out, header->length, nonce);
     if (rc == XS_OK)
-        rc = link->ops->seal(link->out.aead, nonce, out, payload, header->length, body, body + header->length);
+        rc = link->ops->seal(link->out.aead, nonce, out, XS_HEADER_LEN, payload, header->length, body, body + header->length);
     if (rc != XS_OK) {
         link->out.dead = 1;
         xs_wipe(out, XS_HEADER_LEN + (size_t)header->length + XS_TAG_LEN);
@@ -176,9 +176,9 @@ int xs_link_open(struct xs_link *link, const uint8_t *frame, struct xs_header *h
     length = header->length;
     rc = direction_advance(link, &link->in, length, nonce);
     if (rc == XS_OK)
-        rc = link->ops->open(link->in.aead, nonce, frame, body, length, out, body + length);
+        rc = link->ops->open(link->in.aead, nonce, frame, XS_HEADER_LEN, body, length, out, body + length);
     if (rc != XS_OK) {
-        /* EVP writes text before it knows the tag: none of it may be used (F2), so none of it stays. */
+        /* Backends write text before they know the tag: none of it may be used (F2), so none of it stays. */
         link->in.dead = 1;
         xs_wipe(out, length);
         memset(header, 0, sizeof(*header));

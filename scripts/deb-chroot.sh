@@ -23,10 +23,12 @@ need() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $missing >&2
 }
 
-# dpkg_names FILE FIELD: the package names in a dependency field of a control file, with commas between; versions and alternatives are left out.
+# dpkg_names FILE FIELD: the package names in a dependency field of a control file, with commas between; versions, alternatives and what is
+# for another architecture are left out.
 dpkg_names() {
-    sed -n "/^$2:/,/^[^ ]/{s/^$2://;/^[^ ]/d;p}" "$1" | tr -d '\n' | sed -e 's/([^)]*)//g' -e 's/<[^>]*>//g' -e 's/|[^,]*//g' -e 's/\[[^]]*\]//g' \
-        -e 's/ //g' -e 's/,$//' -e 's/^,//' -e 's/debhelper-compat/debhelper/' -e 's/dh-sequence-installsysusers/debhelper/' -e 's/dh-sequence-python3/dh-python/'
+    own_=$(dpkg --print-architecture)
+    sed -n "/^$2:/,/^[^ ]/{s/^$2://;/^[^ ]/d;p}" "$1" | tr -d '\n' | sed -e 's/([^)]*)//g' -e 's/<[^>]*>//g' -e 's/|[^,]*//g' -e "s/\[$own_\]//g" -e 's/[^,]*\[[^]]*\]//g' \
+        -e 's/ //g' -e 's/,,*/,/g' -e 's/,$//' -e 's/^,//' -e 's/debhelper-compat/debhelper/' -e 's/dh-sequence-installsysusers/debhelper/' -e 's/dh-sequence-python3/dh-python/'
 }
 
 # Debian's own package sources of this machine, whatever form they are written in; other vendors' stay out.

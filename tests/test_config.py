@@ -57,6 +57,7 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
         "window": ({"65536": 65536, "67108864": 64 << 20}, ["65535", "67108865", '"64M"']),
     },
     "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
+    "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},
 }
 
 RIGHT = [(section, key, text, value) for section, keys in VALUES.items() for key, (right, _) in keys.items() for text, value in right.items()]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Build and run the engine's C tests: under ASan and UBSan (the default), under valgrind, or plain.
 #   tests/c/run.sh [--asan | --valgrind | --plain] [test name ...]
+# XENSECURE_IPSEC_MB=off leaves libipsec-mb out, as for csrc/build_engine.py; otherwise it is compiled in where it is found.
 # XS_STREAM_UP and XS_STREAM_DOWN may name the two directions of a captured xl migrate, for test_xlphase.
 set -eu
 
@@ -19,6 +20,12 @@ case $mode in
 --plain) flags="$flags -O2" ;;
 esac
 
+libraries="-lcrypto -lpthread"
+if [ "${XENSECURE_IPSEC_MB-}" != off ] && echo '#include <intel-ipsec-mb.h>' | ${CC:-cc} -E - >/dev/null 2>&1; then
+    flags="$flags -DXS_WITH_IPSEC_MB"
+    libraries="-lIPSec_MB $libraries"
+fi
+
 for source in "$here"/../../csrc/*.c; do
     ${CC:-cc} $flags -c "$source" -o "$build/$(basename "$source" .c).o"
 done
@@ -27,7 +34,7 @@ if [ $# -eq 0 ]; then
 fi
 for test in "$@"; do
     # Tests cast freely; the engine does not.
-    ${CC:-cc} $flags -Wno-conversion "$here/$test.c" "$build"/*.o -lcrypto -lpthread -o "$build/$test"
+    ${CC:-cc} $flags -Wno-conversion "$here/$test.c" "$build"/*.o $libraries -o "$build/$test"
     echo "$test"
     $prefix "$build/$test"
 done

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..link import hardening
 from ..link.config import Config
 from ..link.connection import peer_address, prepare
+from ..link.engine import find_backend
 from ..link.identity import load_credentials
 from ..link.say import say
 from ..proto import limits
@@ -76,6 +77,7 @@ class Listener:
     """Accepts connections and forks a receiver for each, within the limits on those that have proved nothing."""
 
     def __init__(self, config: Config) -> None:
+        find_backend(config.cipher)
         self._config = config
         self._credentials = load_credentials(config)
         self._children: dict[int, _Child] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..link.config import Config
 from ..link.connection import Deadline, FrameChannel, Wire, frames_after, peer_address, run_handshake
-from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
+from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, find_backend, wipe
 from ..proto import launcher, limits
 from ..proto.domain import domain_name
 from ..proto.errors import AuthenticationError, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
@@ -53,6 +53,7 @@ class Receiver:
 
     def run(self) -> None:
         """The key exchange, then what the source came for. Raises what went wrong, for one line in the log."""
+        find_backend(self._config.cipher)
         wire = Wire(self._sock, Deadline(limits.HANDSHAKE_SECONDS))
         run_handshake(wire, self._handshake, State.WAIT_CHALLENGE)
         with contextlib.closing(connect_launcher(self._config.launcher_socket)) as packets:
@@ -79,7 +80,7 @@ class Receiver:
         self.peer = answer.peer
         self._handshake.accept(answer.proof)
         wire.send(self._handshake.data_to_send())
-        return frames_after(self._sock, wire, self._handshake, answer.keys)
+        return frames_after(self._sock, wire, self._handshake, answer.keys, cipher=self._config.cipher)
 
     def _expect(self, packet: bytes, kind: Kind, channel: FrameChannel) -> None:
         """The launcher's answer must be ``kind``; its refusal goes to the source and is raised."""

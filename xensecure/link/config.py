@@ -70,6 +70,7 @@ class Config:
     coloft_scripts: tuple[str, ...] = ()
     window: int = limits.WINDOW
     defaults: HostOptions = field(default_factory=HostOptions)
+    cipher: str = "auto"
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
     @property
@@ -217,6 +218,7 @@ SCHEMA: dict[str, dict[str, _Key]] = {
     },
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
+    "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
 }
 
 

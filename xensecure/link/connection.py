@@ -172,10 +172,10 @@ def _ended(handshake: SourceHandshake | DestinationHandshake) -> AuthenticationE
 class FrameChannel:
     """Control frames, one at a time, before a pump takes over or where none is needed (PAIR, ROTATE)."""
 
-    def __init__(self, sock: socket.socket, wire: Wire, keys: LinkKeys) -> None:
+    def __init__(self, sock: socket.socket, wire: Wire, keys: LinkKeys, *, cipher: str = "auto") -> None:
         self.sock = sock
         self.wire = wire
-        self.link = Link(keys)
+        self.link = Link(keys, cipher=cipher)
 
     def send(self, kind: FrameType, payload: bytes = b"") -> None:
         """Seal and send one frame on channel 0."""
@@ -200,14 +200,16 @@ class FrameChannel:
         self.sock.close()
 
 
-def frames_after(sock: socket.socket, wire: Wire, handshake: SourceHandshake | DestinationHandshake, keys: LinkKeys) -> FrameChannel:
+def frames_after(
+    sock: socket.socket, wire: Wire, handshake: SourceHandshake | DestinationHandshake, keys: LinkKeys, *, cipher: str
+) -> FrameChannel:
     """The frames that follow a confirmed handshake (T5); neither side sends one before the other has answered, so none can be here yet.
 
-    ``keys`` are wiped: the link holds them now.
+    ``keys`` are wiped: the link holds them now. ``cipher``: as in ``Link``.
     """
     if handshake.trailing_data():
         raise ProtocolError("bytes behind the key exchange before it was answered")
-    channel = FrameChannel(sock, wire, keys)
+    channel = FrameChannel(sock, wire, keys, cipher=cipher)
     for direction in (keys.send, keys.receive):
         wipe(direction.key)
         wipe(direction.iv)

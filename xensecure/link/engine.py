@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .._engine import ffi, lib
 from ..proto import limits
-from ..proto.errors import LocalError, ProtocolError, Reason, SystemFailure
+from ..proto.errors import ConfigurationError, LocalError, ProtocolError, Reason, SystemFailure
 from ..proto.handshake import LinkKeys
 from ..proto.messages import FrameType, printable
 
@@ -50,6 +50,28 @@ def _check(status: int) -> int:
     raise EngineError(f"engine failure {status}; please report this")
 
 
+def compiled_backends() -> list[str]:
+    """The names of the AEAD backends that the engine was built with."""
+    names: list[str] = []
+    while (name := lib.xs_backend_name(len(names))) != ffi.NULL:
+        names.append(_text(ffi.string(name)))
+    return names
+
+
+def find_backend(cipher: str = "auto") -> str:
+    """The backend that ``[engine] cipher`` stands for on this CPU; ConfigurationError if it is not to be had."""
+    name = lib.xs_backend_find(_backend_name(cipher))
+    if name == ffi.NULL:
+        why = "this CPU lacks the instructions it needs" if cipher in compiled_backends() else "this build of xensecure does not have it"
+        raise ConfigurationError(f"[engine] cipher = {cipher!r} cannot be used here: {why}; set it to 'auto'")
+    return _text(ffi.string(name))
+
+
+def _backend_name(cipher: str) -> object:
+    """As C takes it: NULL for the best there is."""
+    return ffi.NULL if cipher == "auto" else cipher.encode()
+
+
 @dataclass(frozen=True)
 class Frame:
     """One opened frame."""
@@ -61,9 +83,13 @@ class Frame:
 
 
 class Link:
-    """The keys of one connection. ``keys`` are this end's; the C side holds its own copy, wiped when the link is freed."""
+    """The keys of one connection. ``keys`` are this end's; the C side holds its own copy, wiped when the link is freed.
 
-    def __init__(self, keys: LinkKeys, *, ratchet_blocks: int = limits.RATCHET_BLOCKS) -> None:
+    ``cipher``: the AEAD backend as ``[engine] cipher`` has it.
+    """
+
+    def __init__(self, keys: LinkKeys, *, cipher: str = "auto", ratchet_blocks: int = limits.RATCHET_BLOCKS) -> None:
+        find_backend(cipher)
         raw = ffi.new("struct xs_link_keys *")
         for target, source in (
             (raw.send_key, keys.send.key),
@@ -72,10 +98,10 @@ class Link:
             (raw.receive_iv, keys.receive.iv),
         ):
             ffi.memmove(target, source, len(source))
-        link = lib.xs_link_new(ffi.NULL, raw, ratchet_blocks)
+        link = lib.xs_link_new(_backend_name(cipher), raw, ratchet_blocks)
         lib.xs_wipe(raw, ffi.sizeof("struct xs_link_keys"))
         if link == ffi.NULL:
-            raise EngineError("no AES-256-GCM to be had from libcrypto, or no memory")
+            raise EngineError("no AES-256-GCM to be had, or no memory")
         self._link = ffi.gc(link, lib.xs_link_free)
 
     @property

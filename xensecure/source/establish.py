@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
+from ..link.engine import find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
 from ..proto.errors import AuthenticationError, StateError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
@@ -49,12 +50,21 @@ def find_route(config: Config, peers: Peers, host: str, options: HostOptions) ->
 
 
 def establish(
-    *, credentials: Credentials, target: Target, hello: SourceHello, key: bytes, pin: bytes | None, names: tuple[str, ...], seconds: float
+    *,
+    credentials: Credentials,
+    target: Target,
+    hello: SourceHello,
+    key: bytes,
+    pin: bytes | None,
+    names: tuple[str, ...],
+    seconds: float,
+    cipher: str = "auto",
 ) -> Connection:
     """Connect and run the modified key exchange once, under one key (32 bytes).
 
-    ``pin``: the only one the destination may have (None: CA mode, then its certificate must carry one of ``names``).
+    ``pin``: the only one the destination may have (None: CA mode, then its certificate must carry one of ``names``). ``cipher``: as in ``Link``.
     """
+    find_backend(cipher)  # before the other host is bothered
     deadline = Deadline(seconds)
     sock = connect(target, deadline)
     try:
@@ -66,7 +76,7 @@ def establish(
         run_handshake(wire, handshake, State.CONFIRMED)
         if handshake.schedule is None:
             raise AuthenticationError("confirmed without a key schedule")
-        channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule))
+        channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule), cipher=cipher)
         return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name)
     except BaseException:
         sock.close()
@@ -108,4 +118,5 @@ def _attempt(config: Config, credentials: Credentials, route: Route, purpose: Pu
         pin=None if config.trust == "ca" else peer.pin,
         names=(peer.name, *peer.contact.addresses),
         seconds=route.options.connect_timeout,
+        cipher=config.cipher,
     )

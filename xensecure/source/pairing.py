@@ -113,7 +113,16 @@ def _reach_inviter(config: Config, credentials: Credentials, token: Token, *, bi
                 continue  # somebody answered there, and was somebody else
             target = Target(addresses=(address,), port=token.contact.port, bind=bind, family=family)
             try:
-                connection = establish(credentials=credentials, target=target, hello=hello, key=key, pin=token.pin, names=(), seconds=seconds)
+                connection = establish(
+                    credentials=credentials,
+                    target=target,
+                    hello=hello,
+                    key=key,
+                    pin=token.pin,
+                    names=(),
+                    seconds=seconds,
+                    cipher=config.cipher,
+                )
             except AuthenticationError as error:
                 if not _is_somebody_else(error):
                     raise TokenError(_why_not_authenticated(token)) from None

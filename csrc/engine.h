@@ -39,11 +39,14 @@ enum xs_type {
     XS_RESUME, XS_JOIN, XS_QUERY, XS_ABORT
 };
 
+enum { XS_ELIDED = 1 };         /* the one flag: a DATA frame whose zero runs are left out (F14) */
+
 enum xs_role { XS_SOURCE = 0, XS_DESTINATION = 1 };
 
 struct xs_header {
     uint8_t type;
     uint8_t channel;
+    uint8_t flags;              /* 0, or XS_ELIDED with XS_DATA */
     uint32_t length;            /* of the payload, bytes */
     uint64_t offset;
 };
@@ -68,14 +71,14 @@ struct xs_link *xs_link_new(const char *backend, const struct xs_link_keys *keys
 void xs_link_free(struct xs_link *link);        /* wipes; NULL is fine */
 const char *xs_link_backend(const struct xs_link *link);
 
-/* Seal one frame into out (XS_HEADER_LEN + header->length + XS_TAG_LEN bytes). Returns XS_OK or an error. */
-int xs_link_seal(struct xs_link *link, const struct xs_header *header, const uint8_t *payload, uint8_t *out);
-
 /* The name of the i-th backend that is compiled in; NULL behind the last. */
 const char *xs_backend_name(size_t i);
 
 /* The backend that a link with that name would use (NULL: the best there is); NULL when it is not compiled in or this CPU cannot run it. */
 const char *xs_backend_find(const char *name);
+
+/* Seal one frame into out (XS_HEADER_LEN + header->length + XS_TAG_LEN bytes). Returns XS_OK or an error. */
+int xs_link_seal(struct xs_link *link, const struct xs_header *header, const uint8_t *payload, uint8_t *out);
 
 /* Read and check the 16 bytes of a header (F2): no tag has been checked yet. Returns XS_OK or XS_EHEADER. */
 int xs_header_parse(const uint8_t bytes[16], struct xs_header *header);
@@ -124,6 +127,7 @@ struct xs_pump_options {
     int wake_fd;                /* nor is this one closed: readable means "return to Python" (signal.set_wakeup_fd); -1 for none */
     uint32_t send_window[3];    /* F8, bytes: for the channels this side sends: what the peer has room for */
     uint32_t receive_window[3]; /* ... and what this side has told the peer */
+    int elide;                  /* leave zero runs out of what is sent (F14); what comes is taken either way */
     uint32_t keepalive_ms;      /* F10; 0: never */
     uint32_t silence_ms;        /* counts from the last byte that came, of whatever kind: one frame may take long on a slow link */
 };

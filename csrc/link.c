@@ -108,10 +108,12 @@ int xs_header_parse(const uint8_t bytes[XS_HEADER_LEN], struct xs_header *header
 {
     header->type = bytes[0];
     header->channel = bytes[1];
+    header->flags = bytes[2];
     header->length = xs_load32(bytes + 4);
     header->offset = xs_load64(bytes + 8);
     if (header->type < XS_OPEN || header->type > XS_ABORT || header->channel >= XS_CHANNELS
-        || bytes[2] != 0 /* flags */ || bytes[3] != 0 /* zero */ || header->length > XS_PAYLOAD_MAX) {
+        || (header->flags != 0 && (header->flags != XS_ELIDED || header->type != XS_DATA)) || bytes[3] != 0 /* zero */
+        || header->length > XS_PAYLOAD_MAX) {
         memset(header, 0, sizeof(*header));
         return XS_EHEADER;
     }
@@ -123,7 +125,7 @@ static void header_write(const struct xs_header *header, uint8_t out[static XS_H
 {
     out[0] = header->type;
     out[1] = header->channel;
-    out[2] = 0; /* flags */
+    out[2] = header->flags;
     out[3] = 0;
     xs_store32(out + 4, header->length);
     xs_store64(out + 8, header->offset);

@@ -45,7 +45,8 @@ struct xs_pump *xs_pump_new(const struct xs_pump_options *options)
                                    options->receive_window);
     pump->out = xs_pages_new(OUT_SIZE);
     pump->in = xs_pages_new(IN_SIZE);
-    if (pump->session == NULL || pump->out == NULL || pump->in == NULL) {
+    pump->content = xs_pages_new(CONTENT_SIZE);         /* no memory before it is written to */
+    if (pump->session == NULL || pump->out == NULL || pump->in == NULL || pump->content == NULL) {
         xs_pump_free(pump);
         return NULL;
     }
@@ -62,6 +63,7 @@ void xs_pump_free(struct xs_pump *pump)
     xs_session_free(pump->session);
     xs_pages_free(pump->out, OUT_SIZE);
     xs_pages_free(pump->in, IN_SIZE);
+    xs_pages_free(pump->content, CONTENT_SIZE);
     xs_wipe(pump, sizeof(*pump));
     free(pump);
 }

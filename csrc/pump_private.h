@@ -2,6 +2,7 @@
 #ifndef XS_PUMP_PRIVATE_H
 #define XS_PUMP_PRIVATE_H
 
+#include "elide.h"
 #include "fifo.h"
 #include "session.h"
 #include "util.h"
@@ -18,6 +19,9 @@
 
 /* The longest frame that we send: DATA of a chunk. */
 #define OUT_SIZE (XS_HEADER_LEN + XS_CHUNK + XS_TAG_LEN)
+
+/* The longest content of an elided frame. */
+#define CONTENT_SIZE ((size_t)XS_PAYLOAD_MAX)
 
 enum pump_state {
     PUMP_IDLE,                  /* no link yet */
@@ -40,6 +44,7 @@ struct xs_pump {
 
     uint8_t *out;               /* the sealed frame that is being sent */
     size_t out_len, out_done;
+    uint8_t *content;           /* of an elided frame that does not go straight into its queue */
     uint8_t *in;                /* what has been read and not opened; a frame always starts at in_start */
     size_t in_start, in_end;
 

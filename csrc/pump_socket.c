@@ -54,21 +54,47 @@ static size_t frame_len(const struct xs_pump *pump, struct xs_header *header)
     return XS_HEADER_LEN + (size_t)header->length + XS_TAG_LEN;
 }
 
+/*
+ * Put the zeros back into an elided frame that has been opened at payload (F14, F15): header becomes that of the content, which is at *content.
+ * Returns XS_OK or XS_EPROTOCOL.
+ */
+static int expand(struct xs_pump *pump, struct xs_header *header, const uint8_t *payload, const uint8_t **content)
+{
+    size_t packed = header->length, len = xs_elide_measure(payload, packed);
+    uint8_t *place;
+
+    if (len == 0)
+        return XS_EPROTOCOL;
+    header->flags = 0;
+    header->length = (uint32_t)len;
+    place = xs_session_place(pump->session, header);
+    if (place == NULL)
+        place = pump->content;
+    xs_elide_unpack(payload, packed, place);
+    *content = place;
+    return XS_OK;
+}
+
 /* Open and take the frame at in_start. DATA goes straight into its queue where it fits, else over the frame's own place. */
 static void take_frame(struct xs_pump *pump, const struct xs_header *seen)
 {
     uint8_t *frame = pump->in + pump->in_start;
-    uint8_t *place = xs_session_place(pump->session, seen);
+    uint8_t *place = seen->flags == 0 ? xs_session_place(pump->session, seen) : NULL;
+    const uint8_t *content;
     struct xs_header header;
     int rc;
 
     if (place == NULL)
         place = frame + XS_HEADER_LEN;
+    content = place;
     rc = xs_link_open(pump->link, frame, &header, place);
     if (rc == XS_OK) {
         pump->frames_received++;
-        rc = xs_session_take(pump->session, 0, &header, place);
+        if (header.flags != 0)
+            rc = expand(pump, &header, place, &content);
     }
+    if (rc == XS_OK)
+        rc = xs_session_take(pump->session, 0, &header, content);
     lose_by_status(pump, rc);
     if (rc == XS_OK && xs_session_aborted(pump->session))
         pump->state = PUMP_DRAINING;
@@ -152,6 +178,24 @@ static int push(struct xs_pump *pump)
     return 1;
 }
 
+/*
+ * Leave the zero runs out of a frame's content where that makes it shorter: header becomes that of the payload, which is returned. It lies
+ * where it is sealed; content without such runs stays where it is.
+ */
+static const uint8_t *elide(struct xs_pump *pump, struct xs_header *header, const uint8_t *content)
+{
+    uint8_t *body = pump->out + XS_HEADER_LEN;
+    size_t len = 0;
+
+    if (pump->options.elide && header->type == XS_DATA)
+        len = xs_elide_pack(content, header->length, body);
+    if (len == 0)
+        return content;
+    header->flags = XS_ELIDED;
+    header->length = (uint32_t)len;
+    return body;
+}
+
 /* Seal and send frames while the socket takes them. */
 void xs_pump_flush(struct xs_pump *pump)
 {
@@ -163,6 +207,7 @@ void xs_pump_flush(struct xs_pump *pump)
     while (pump->write_errno == 0 && push(pump)) {
         if (!xs_session_next(pump->session, 0, &header, &payload))
             return;
+        payload = elide(pump, &header, payload);
         rc = xs_link_seal(pump->link, &header, payload, pump->out);
         if (rc != XS_OK) {
             pump->write_errno = EIO;

@@ -138,6 +138,7 @@ static int give(struct xs_header *header, enum xs_type type, unsigned channel, s
 {
     header->type = (uint8_t)type;
     header->channel = (uint8_t)channel;
+    header->flags = 0;
     header->length = (uint32_t)length;
     header->offset = offset;
     return 1;

@@ -4,6 +4,8 @@
  *
  * Which link a frame comes from or goes to is a parameter: version 1 has one link a session, number 0. A link may be lost and another
  * attached in its place; what is not acknowledged is then sent anew, and what comes twice is taken once.
+ *
+ * Frames here have their content whole: whether zero runs are left out of it on its way (F14) is between the pumps.
  */
 #ifndef XS_SESSION_H
 #define XS_SESSION_H

@@ -127,7 +127,7 @@ static int take_abort(struct xs_session *s, const struct xs_header *header, cons
 /* Take a frame that has been opened; payload may be what xs_session_place gave. XS_OK, XS_EPROTOCOL (F5: the link ends) or XS_ENOMEM. */
 int xs_session_take(struct xs_session *s, unsigned link, const struct xs_header *header, const uint8_t *payload)
 {
-    if (link >= XS_LINKS || header->channel >= XS_CHANNELS)
+    if (link >= XS_LINKS || header->channel >= XS_CHANNELS || header->flags != 0)
         return XS_EARGUMENT;
     if (xs_session_exited(s) || s->aborted)
         return XS_EPROTOCOL;    /* EXIT and ABORT are the last */

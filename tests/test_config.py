@@ -32,6 +32,7 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "connect_timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"10"', "true"]),
     "keepalive": ({"1": 1, "59": 59}, ["0", "3601", "0.5", "false"]),
     "silence": ({"6": 6, "86400": 86400}, ["1", "86401", "false", '"60"']),
+    "elide": ({'"on"': "on", '"off"': "off"}, ["true", "false", "1", '"yes"', '"ON"', "[]"]),
 }
 VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
     "paths": {
@@ -56,8 +57,8 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
         "coloft_scripts": ({'["/etc/xen/colo"]': ("/etc/xen/colo",), "[]": ()}, ['"/etc/xen/colo"', '["colo"]', "[5]"]),
         "window": ({"65536": 65536, "67108864": 64 << 20}, ["65535", "67108865", '"64M"']),
     },
-    "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
     "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},
+    "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
 }
 
 RIGHT = [(section, key, text, value) for section, keys in VALUES.items() for key, (right, _) in keys.items() for text, value in right.items()]

@@ -2,7 +2,8 @@
  * Throughput of the engine: writer -> pipe -> source pump -> TCP over loopback -> destination pump -> pipe -> reader, four processes.
  * The writer writes as libxc does (one writev of 4 MiB and a header a record: xl-contract, xg_sr_save.c), the reader reads 4 MiB at a time.
  *
- *   bench_pump [MiB] [engine | bare]        bare: the same four processes, with read and write in the pumps' place
+ *   bench_pump [MiB] [engine | whole | bare] [zero pages in a hundred] [backend]
+ *     whole: without eliding; bare: the same four processes, with read and write in the pumps' place
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,7 +23,7 @@
 
 #include "../../csrc/engine.h"
 
-enum { RECORD = 4 << 20, RECORD_HEADER = 8 + 1024 * 8 /* one record's pfns */, BARE = 256 << 10 };
+enum { PAGES = 8 * 4096 /* bytes: zero pages stand together */, RECORD = 4 << 20, RECORD_HEADER = 8 + 1024 * 8 /* one record's pfns */, BARE = 256 << 10 };
 
 static double now(void)
 {
@@ -50,7 +51,7 @@ static void write_whole(int fd, const uint8_t *p, size_t len)
     }
 }
 
-static void writer(int fd, size_t mib)
+static void writer(int fd, size_t mib, size_t zero_percent)
 {
     static uint8_t header[RECORD_HEADER], page[RECORD];
     size_t left = mib << 20;
@@ -59,6 +60,9 @@ static void writer(int fd, size_t mib)
         die("getrandom");
     for (size_t i = 256; i < RECORD; i++)
         page[i] = (uint8_t)(page[i - 256] * 5 + page[i - 255] + 1);
+    for (size_t i = 0; i < RECORD / PAGES; i++)
+        if (i * 37 % 100 < zero_percent)
+            memset(page + i * PAGES, 0, PAGES);
     while (left > 0) {
         size_t len = left < RECORD ? left : RECORD;
         struct iovec v[2] = { { header, RECORD_HEADER }, { page, len } };
@@ -74,9 +78,9 @@ static void writer(int fd, size_t mib)
     _exit(0);
 }
 
-static void pump(int role, int socket, const int fd[3])
+static void pump(int role, int socket, const int fd[3], int elide, const char *backend)
 {
-    struct xs_pump_options o = { .role = role, .wake_fd = -1, .keepalive_ms = 10000, .silence_ms = 60000 };
+    struct xs_pump_options o = { .role = role, .wake_fd = -1, .elide = elide, .keepalive_ms = 10000, .silence_ms = 60000 };
     struct xs_link_keys keys;
     struct xs_stats stats;
     struct xs_pump *p;
@@ -92,7 +96,7 @@ static void pump(int role, int socket, const int fd[3])
     if (role == XS_DESTINATION)
         fcntl(fd[0], F_SETFL, O_NONBLOCK);
     p = xs_pump_new(&o);
-    xs_pump_attach(p, xs_link_new(NULL, &keys, 1ULL << 32), socket);
+    xs_pump_attach(p, xs_link_new(backend, &keys, 1ULL << 32), socket);
     while ((rc = xs_pump_run(p, -1)) != XS_EV_ENDED) {
         if (rc == XS_EV_INPUT_ENDED)
             close(fd[0]);
@@ -105,8 +109,8 @@ static void pump(int role, int socket, const int fd[3])
     if (rc != XS_EV_ENDED)
         fprintf(stderr, "pump %d: %d lost %d errno %d\n", role, rc, stats.lost, stats.system_errno);
     else
-        printf("%s: %llu frames sent, %llu received\n", role == XS_SOURCE ? "source" : "destination",
-               (unsigned long long)stats.frames_sent, (unsigned long long)stats.frames_received);
+        printf("%s: %llu frames sent, %llu received, %.2f GB of them sent\n", role == XS_SOURCE ? "source" : "destination",
+               (unsigned long long)stats.frames_sent, (unsigned long long)stats.frames_received, (double)stats.link_sent / 1e9);
     fflush(stdout);
     xs_pump_free(p);
     _exit(rc != XS_EV_ENDED);
@@ -143,7 +147,9 @@ static void tcp_pair(int fd[2])
 int main(int argc, char **argv)
 {
     size_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 2048, got = 0;
-    int is_bare = argc > 2 && strcmp(argv[2], "bare") == 0;
+    int is_bare = argc > 2 && strcmp(argv[2], "bare") == 0, elide = argc <= 2 || strcmp(argv[2], "engine") == 0;
+    size_t zero_percent = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
+    const char *backend = argc > 4 ? argv[4] : NULL;
     int up[2], down[2], out[2], err[2], s[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), failed = 0, status;
     uint8_t *buffer = malloc(RECORD);
     struct rusage use;
@@ -158,19 +164,19 @@ int main(int argc, char **argv)
     start = now();
     if ((writes = fork()) == 0) {
         close(up[0]), close(down[0]), close(down[1]), close(s[0]), close(s[1]), close(out[1]), close(err[1]);
-        writer(up[1], mib);
+        writer(up[1], mib, zero_percent);
     }
     if ((source = fork()) == 0) {
         close(up[1]), close(down[0]), close(down[1]), close(s[1]), close(out[1]), close(err[1]);
         if (is_bare)
             bare(up[0], s[0]);
-        pump(XS_SOURCE, s[0], (int[]){ up[0], null, null });
+        pump(XS_SOURCE, s[0], (int[]){ up[0], null, null }, elide, backend);
     }
     if ((destination = fork()) == 0) {
         close(up[0]), close(up[1]), close(down[0]), close(s[0]), close(out[1]), close(err[1]);
         if (is_bare)
             bare(s[1], down[1]);
-        pump(XS_DESTINATION, s[1], (int[]){ down[1], out[0], err[0] });
+        pump(XS_DESTINATION, s[1], (int[]){ down[1], out[0], err[0] }, 0, backend);
     }
     close(up[0]), close(up[1]), close(down[1]), close(s[0]), close(s[1]);
     while ((n = read(down[0], buffer, RECORD)) > 0)

@@ -26,6 +26,8 @@ struct rig {
     int inputs_ended, outputs_ended;
 };
 
+static int rig_elide = 1;       /* does the source leave zero runs out? */
+
 static struct xs_link_keys keys_of(int role)
 {
     struct xs_link_keys k;
@@ -75,6 +77,7 @@ static void open_rig(struct rig *r, uint32_t window, uint32_t keepalive_ms, uint
             .role = i,
             .channel_fd = { r->xl_in[i][mine], r->xl_out[i][1 - mine], r->xl_err[i][1 - mine] },
             .wake_fd = -1,
+            .elide = rig_elide && i == XS_SOURCE,
             .send_window = { window, window, window },
             .receive_window = { window, window, window },
             .keepalive_ms = keepalive_ms,
@@ -84,6 +87,16 @@ static void open_rig(struct rig *r, uint32_t window, uint32_t keepalive_ms, uint
         r->pump[i] = xs_pump_new(&o);
         CHECK(r->pump[i] != NULL);
     }
+}
+
+/* A rig with a destination pump, and the test in the source's place. */
+static inline void half_rig(struct rig *r, uint32_t silence_ms)
+{
+    open_rig(r, 1 << 20, 0, silence_ms);
+    xs_pump_free(r->pump[0]);
+    r->pump[0] = NULL;
+    attach(r);
+    r->peer = link_of(0);
 }
 
 static void close_fd(int *fd)
@@ -153,7 +166,7 @@ static void put(int fd, const char *text, size_t len)
 }
 
 /* What is in a pipe now must be this. */
-static void expect(int fd, const char *text, size_t len)
+static inline void expect(int fd, const char *text, size_t len)
 {
     char got[4096];
     ssize_t n = read(fd, got, sizeof(got));

@@ -83,8 +83,15 @@ static void headers(void)
             memset(bytes, 0, sizeof(bytes));
             bytes[0] = XS_DATA;
             bytes[field] = (uint8_t)v;
-            CHECK(xs_header_parse(bytes, &h) == (v < (field == 1 ? 3U : 1U) ? XS_OK : XS_EHEADER));
+            CHECK(xs_header_parse(bytes, &h) == (v < (field == 1 ? 3U : field == 2 ? 2U : 1U) ? XS_OK : XS_EHEADER));
+            CHECK(h.flags == (field == 2 && v == 1 ? XS_ELIDED : 0));
         }
+    for (unsigned type = 0; type < 256; type++) {       /* the flag is for DATA */
+        memset(bytes, 0, sizeof(bytes));
+        bytes[0] = (uint8_t)type;
+        bytes[2] = XS_ELIDED;
+        CHECK(xs_header_parse(bytes, &h) == (type == XS_DATA ? XS_OK : XS_EHEADER));
+    }
     memset(bytes, 0xff, sizeof(bytes));
     memcpy(bytes, (const uint8_t[]){ XS_DATA, 0, 0, 0, 0, 0x10, 0, 0 }, 8);
     CHECK(xs_header_parse(bytes, &h) == XS_OK && h.length == 1 << 20 && h.offset == UINT64_MAX);
@@ -106,6 +113,9 @@ static void own_mistakes(void)
     h.length = XS_PAYLOAD_MAX + 1;
     CHECK(xs_link_seal(end[0], &h, NULL, frame) == XS_EARGUMENT);
     h.length = 0;
+    h.flags = XS_ELIDED;
+    CHECK(xs_link_seal(end[0], &h, NULL, frame) == XS_EARGUMENT);
+    h.flags = 0;
     CHECK(xs_link_seal(end[0], &h, NULL, frame) == XS_OK);
     CHECK(xs_link_open(end[1], frame, &got, NULL) == XS_OK && got.type == XS_KEEPALIVE);
     unpair(end);
@@ -123,12 +133,12 @@ static void round_trips(void)
         plain[i] = stream_byte(i);
     for (size_t n = 0; n < sizeof(sizes) / sizeof(sizes[0]); n++)
         for (int own = 0; own < 2; own++) {
-            struct xs_header h = { .type = XS_DATA, .channel = 1, .length = sizes[n], .offset = 77 }, got;
+            struct xs_header h = { .type = XS_DATA, .channel = 1, .flags = (uint8_t)own, .length = sizes[n], .offset = 77 }, got;
             uint8_t *to = own ? frame + 16 : out;
 
             CHECK(xs_link_seal(end[n % 2], &h, plain, frame) == XS_OK);
             CHECK(xs_link_open(end[1 - n % 2], frame, &got, to) == XS_OK);
-            CHECK(got.type == h.type && got.channel == 1 && got.length == sizes[n] && got.offset == 77);
+            CHECK(got.type == h.type && got.channel == 1 && got.flags == own && got.length == sizes[n] && got.offset == 77);
             CHECK(memcmp(to, plain, sizes[n]) == 0);
         }
     unpair(end);

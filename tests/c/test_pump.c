@@ -147,16 +147,6 @@ static void broken_stdout(void)
     close_rig(&r);
 }
 
-/* A rig with a destination pump, and the test in the source's place. */
-static void half_rig(struct rig *r, uint32_t silence_ms)
-{
-    open_rig(r, 1 << 20, 0, silence_ms);
-    xs_pump_free(r->pump[0]);
-    r->pump[0] = NULL;
-    attach(r);
-    r->peer = link_of(0);
-}
-
 /* Seal a DATA frame on channel 0 and send its first `part` bytes, with one bit of byte `spoil` flipped if that is >= 0. */
 static void send_frame(struct rig *r, const char *text, uint64_t offset, size_t part, int spoil)
 {

@@ -1,4 +1,4 @@
-"""A slow twin of the engine's frames, written from docs/protocol.md section 4 (F1 to F4) alone.
+"""A slow twin of the engine's frames, written from docs/protocol.md section 4 (F1 to F4, F14, F15) alone.
 
 It shares nothing with csrc/: AES-GCM is that of the package "cryptography", HKDF-Expand is spelt out with hmac.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -15,6 +16,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 HEADER = struct.Struct(">BBBBIQ")
 """F1: type, channel, flags, zero, payload length, stream offset."""
 
+DATA = 4
+ELIDED = 0x01
+PIECE = struct.Struct(">II")
+"""F14: zeros, literals."""
+
+RUN_MIN = 64
+CONTENT_MAX = 1 << 20
 TAG_LEN = 16
 RATCHET_INFO = bytes([len(b"xensecure/1 ratchet")]) + b"xensecure/1 ratchet"
 """F4: vec8 of the label."""
@@ -29,6 +37,40 @@ def hkdf_expand(key: bytes, info: bytes, length: int) -> bytes:
         output += block
         counter += 1
     return output[:length]
+
+
+def pack(content: bytes) -> bytes:
+    """F14: the payload that leaves every run out that may be left out; for content that has one."""
+    runs = [(run.start(), run.end()) for run in re.finditer(rb"\0{%d,}" % RUN_MIN, content)]
+    if runs[0][0] > 0:
+        runs.insert(0, (0, 0))  # what stands before the first run
+    ends = [start for start, _ in runs[1:]] + [len(content)]
+    return b"".join(PIECE.pack(end - start, until - end) + content[end:until] for (start, end), until in zip(runs, ends, strict=True))
+
+
+def unpack(payload: bytes) -> bytes:
+    """The content that a payload stands for; ValueError for any form but the one of F15."""
+    content, at, first = b"", 0, True
+    while at < len(payload):
+        if len(payload) - at < PIECE.size:
+            raise ValueError("a piece is cut")
+        zeros, literals = PIECE.unpack_from(payload, at)
+        text = payload[at + PIECE.size :][:literals]
+        at += PIECE.size + literals
+        last = at == len(payload)
+        if len(text) != literals or len(content) + zeros + literals > CONTENT_MAX:
+            raise ValueError("a length that cannot be")
+        if zeros < RUN_MIN and not (first and zeros == 0):
+            raise ValueError("a short run")
+        if not literals and not last:
+            raise ValueError("two runs in a row")
+        if text and ((zeros and text[0] == 0) or (not last and text[-1] == 0)):
+            raise ValueError("a run that is not whole")
+        content += bytes(zeros) + text
+        first = False
+    if len(content) <= len(payload):
+        raise ValueError("nothing is elided")
+    return content
 
 
 @dataclass
@@ -54,17 +96,18 @@ class Direction:
         self.counter += 1
         return bytes(a ^ b for a, b in zip(self.iv, mask, strict=True))
 
-    def seal(self, kind: int, channel: int, offset: int, payload: bytes) -> bytes:
+    def seal(self, kind: int, channel: int, offset: int, payload: bytes, *, flags: int = 0) -> bytes:
         """The frame's bytes: header, encrypted payload, tag."""
-        header = HEADER.pack(kind, channel, 0, 0, len(payload), offset)
+        header = HEADER.pack(kind, channel, flags, 0, len(payload), offset)
         nonce = self._next(len(payload))
         return header + AESGCM(self.key).encrypt(nonce, payload, header)
 
     def open(self, frame: bytes) -> tuple[int, int, int, bytes]:
-        """(type, channel, offset, payload) of a frame; raises cryptography's InvalidTag."""
+        """(type, channel, offset, content) of a frame; raises cryptography's InvalidTag, or ValueError."""
         header = frame[: HEADER.size]
         kind, channel, flags, zero, length, offset = HEADER.unpack(header)
-        if flags or zero or len(frame) != HEADER.size + length + TAG_LEN:
+        if flags not in ((0, ELIDED) if kind == DATA else (0,)) or zero or len(frame) != HEADER.size + length + TAG_LEN:
             raise ValueError("not a frame of version 1")
         nonce = self._next(length)  # first: it may change the key
-        return kind, channel, offset, AESGCM(self.key).decrypt(nonce, frame[HEADER.size :], header)
+        payload = AESGCM(self.key).decrypt(nonce, frame[HEADER.size :], header)
+        return kind, channel, offset, unpack(payload) if flags else payload

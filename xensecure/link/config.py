@@ -48,6 +48,7 @@ class HostOptions:
     connect_timeout: int = int(limits.HANDSHAKE_SECONDS)
     keepalive: int = int(limits.KEEPALIVE_SECONDS)
     silence: int = int(limits.SILENCE_SECONDS)
+    elide: str = "on"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Config:
     sessions: int = limits.SESSIONS_MAX
     coloft_scripts: tuple[str, ...] = ()
     window: int = limits.WINDOW
-    defaults: HostOptions = field(default_factory=HostOptions)
     cipher: str = "auto"
+    defaults: HostOptions = field(default_factory=HostOptions)
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
     @property
@@ -191,6 +192,7 @@ HOST_KEYS: dict[str, _Key] = {
     "connect_timeout": _Key("connect_timeout", "seconds, 1 to 600", _between(1, 600)),
     "keepalive": _Key("keepalive", "seconds, 1 to 3600", _between(1, 3600)),
     "silence": _Key("silence", "seconds, 2 to 86400", _between(2, 86400)),
+    "elide": _Key("elide", "'on' or 'off'", _one_of("on", "off")),
 }
 
 SCHEMA: dict[str, dict[str, _Key]] = {
@@ -216,9 +218,9 @@ SCHEMA: dict[str, dict[str, _Key]] = {
         "coloft_scripts": _Key("coloft_scripts", "a list of absolute paths", _absolutes),
         "window": _Key("window", "bytes, 65536 to 67108864", _between(limits.WINDOW_MIN, limits.WINDOW)),
     },
+    "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
-    "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
 }
 
 

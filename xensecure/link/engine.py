@@ -80,6 +80,7 @@ class Frame:
     channel: int
     offset: int
     payload: bytes
+    elided: bool = False  # the payload is a DATA frame's without its zero runs (F14)
 
 
 class Link:
@@ -109,9 +110,10 @@ class Link:
         """The AEAD backend's name."""
         return _text(ffi.string(lib.xs_link_backend(self._link)))
 
-    def seal(self, kind: FrameType, payload: bytes = b"", *, channel: int = 0, offset: int = 0) -> bytes:
-        """One frame, sealed."""
-        header = ffi.new("struct xs_header *", {"type": kind, "channel": channel, "length": len(payload), "offset": offset})
+    def seal(self, kind: FrameType, payload: bytes = b"", *, channel: int = 0, offset: int = 0, elided: bool = False) -> bytes:
+        """One frame, sealed; ``elided``: the payload is one of F14."""
+        flags = lib.XS_ELIDED if elided else 0
+        header = ffi.new("struct xs_header *", {"type": kind, "channel": channel, "flags": flags, "length": len(payload), "offset": offset})
         out = bytearray(limits.FRAME_HEADER_LEN + len(payload) + limits.FRAME_TAG_LEN)
         _check(lib.xs_link_seal(self._link, header, ffi.from_buffer(payload), ffi.from_buffer(out)))
         return bytes(out)
@@ -123,7 +125,7 @@ class Link:
         if len(frame) != frame_length(frame):
             raise EngineError("open() takes one whole frame")
         _check(lib.xs_link_open(self._link, ffi.from_buffer(frame), header, ffi.from_buffer(out)))
-        return Frame(type=FrameType(header.type), channel=header.channel, offset=header.offset, payload=bytes(out))
+        return Frame(FrameType(header.type), header.channel, header.offset, bytes(out), elided=header.flags == lib.XS_ELIDED)
 
     def hand_over(self, take: Callable[[object], object]) -> None:
         """Give the C link to ``take``, which owns it from then on unless it raises."""
@@ -208,7 +210,10 @@ class Stats:
 
 @dataclass(frozen=True)
 class PumpOptions:
-    """What a pump needs: its side, the descriptors of the three channels, what wakes it, windows (bytes) and timers (seconds)."""
+    """What a pump needs: its side, the descriptors of the three channels, what wakes it, windows (bytes) and timers (seconds).
+
+    ``elide``: whether zero runs are left out of what it sends (F14).
+    """
 
     side: Side
     channels: tuple[int, int, int]
@@ -217,6 +222,7 @@ class PumpOptions:
     receive_windows: tuple[int, int, int]
     keepalive: float
     silence: float
+    elide: bool = False
 
 
 class Pump:
@@ -229,6 +235,7 @@ class Pump:
         raw.wake_fd = options.wake
         raw.send_window = list(options.send_windows)
         raw.receive_window = list(options.receive_windows)
+        raw.elide = options.elide
         raw.keepalive_ms = int(options.keepalive * 1000)
         raw.silence_ms = int(options.silence * 1000)
         pump = lib.xs_pump_new(raw)

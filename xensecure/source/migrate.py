@@ -135,6 +135,7 @@ class _Session:
                 receive_windows=(0, limits.BACK_WINDOW, limits.BACK_WINDOW),
                 keepalive=job.options.keepalive,
                 silence=job.options.silence,
+                elide=job.options.elide == "on",
             )
         )
         self._pump.attach(connection.channel.link, connection.channel.sock.fileno())

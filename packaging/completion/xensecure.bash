@@ -78,7 +78,7 @@ _xensecurectl() {
     esac
     case $command:${COMP_WORDS[COMP_CWORD]} in
     :-*) _xensecure_words '--config --version --help' ;;
-    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget' ;;
+    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget doctor' ;;
     invite:*) _xensecure_words '--ttl --address --help' ;;
     enroll:*) _xensecure_words '--ssh -o --ssh-option --remote-command --help' ;;
     peers:*) _xensecure_words '--json --help' ;;

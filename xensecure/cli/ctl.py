@@ -22,6 +22,7 @@ from ..proto.errors import StateError, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import parser, run
+from .doctor import examine
 
 PROGRAM = "xensecurectl"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -167,6 +168,15 @@ def _forget(config: Config, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(config: Config, _chosen: argparse.Namespace) -> int:
+    found, problems = examine(config)
+    for line in found:
+        _out(line)
+    for problem in problems:
+        say(PROGRAM, problem)
+    return StateError.exit_code if problems else 0
+
+
 def _arguments() -> argparse.ArgumentParser:
     options = parser(PROGRAM, "Make hosts known to each other, and look after their link keys.")
     commands = options.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -199,6 +209,7 @@ def _arguments() -> argparse.ArgumentParser:
         ("forget", _forget, "end the trust in a peer on this host"),
     ):
         add(name, body, text).add_argument("host", metavar="HOST", help="a peer's name or address")
+    add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
     return options
 
 

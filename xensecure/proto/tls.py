@@ -6,6 +6,7 @@ what was negotiated is checked against ``GROUPS`` afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ _RECORD_HEADER_LEN = 5  # bytes: type, legacy version, length (RFC 8446 section 
 # X509_V_ERR_* of openssl/x509_vfy.h, those that a site's CA runs into; pyOpenSSL has no names for them.
 _CHAIN_ERRORS = {9: "not yet valid", 10: "expired", 18: "self-signed", 19: "of another CA", 20: "of another CA", 26: "not made for this use"}
 _CONTENT_TYPES = range(20, 24)  # change_cipher_spec, alert, handshake, application_data (RFC 8446 section 5.1)
-_HANDSHAKE, _SERVER_HELLO, _KEY_SHARE = 22, 2, 51  # ContentType, HandshakeType, ExtensionType (RFC 8446)
+_HANDSHAKE, _SERVER_HELLO = 22, 2  # ContentType, HandshakeType (RFC 8446)
+_SUPPORTED_GROUPS, _KEY_SHARE = 10, 51  # ExtensionType
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,31 @@ def server_hello_group(record: bytes) -> int | None:
             return int.from_bytes(body[at + 4 : at + 6], "big")
         at += 4 + length
     return None
+
+
+def offered_groups() -> tuple[str, ...]:
+    """The groups that OpenSSL here offers, in its order, by their registry names (of those that are used: T2).
+
+    Read from a ClientHello (RFC 8446 section 4.1.2): Debian 12's pyOpenSSL cannot be asked.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    connection = SSL.Connection(context, None)
+    connection.set_connect_state()
+    with contextlib.suppress(SSL.WantReadError):
+        connection.do_handshake()
+    body = connection.bio_read(1 << 16)[_RECORD_HEADER_LEN:]
+    at = 4 + 2 + 32  # handshake header, legacy version, random
+    at += 1 + body[at]  # session id
+    at += 2 + int.from_bytes(body[at : at + 2], "big")  # cipher suites
+    at += 1 + body[at] + 2  # compression methods, length of the extensions
+    while at + 4 <= len(body):
+        kind, length = int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+        if kind == _SUPPORTED_GROUPS:
+            offered = [int.from_bytes(body[place : place + 2], "big") for place in range(at + 6, at + 4 + length, 2)]
+            return tuple(GROUPS[group] for group in offered if group in GROUPS)
+        at += 4 + length
+    return ()
 
 
 class TlsChannel:

@@ -103,7 +103,7 @@ def options_arrive(mode: str) -> str:
         before = len(ticks.on(B))
         state = B.domains().get("g1", "missing")
         expect("p" in state, f"g1 there is {state}, not paused")
-        monitors = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+        monitors = B.sh("pgrep -f '/xl .*migrate-receive'", check=False).out.split()
         expect(not monitors, f"monitors there in spite of -e: {monitors}")
         expect(len(ticks.on(B)) == before == 0, "a paused guest ticks")
         B.sh("xl unpause g1")
@@ -154,12 +154,12 @@ def restart_with_monitor(mode: str) -> str:
     """The units are restarted while the monitor of a guest that arrived lives: both go on."""
     put_guest(mode, "g1", A)
     move(A, B, "g1")
-    before = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+    before = B.sh("pgrep -f '/xl .*migrate-receive'", check=False).out.split()
     expect(len(before) == 1, f"monitors: {before}")
     with Ticks("g1") as ticks:
         ticks.wait(B)
         B.sh("systemctl restart xensecured.socket xensecure-launcher.socket xensecure-launcher.service")
-        after = B.sh("pgrep -f 'xl migrate-receive'", check=False).out.split()
+        after = B.sh("pgrep -f '/xl .*migrate-receive'", check=False).out.split()
         expect(after == before, f"the monitor was {before}, is {after}")
         ticks.wait(B, 10)
         ticks.check()

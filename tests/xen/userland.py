@@ -22,6 +22,7 @@ def at_work(mode: str, host: Host) -> None:
     """See to it that the guest runs on a host and its database has done some rounds."""
     put_guest(mode, GUEST, host)
     wait_for(lambda: len(rounds(host)) >= _ROUNDS_MORE, "the database's first rounds", 180)
+    expect(all(one.endswith(" ok") for one in rounds(host)), f"the database before anything moves: {rounds(host)}")
 
 
 def database(mode: str) -> str:

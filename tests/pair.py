@@ -73,6 +73,7 @@ class Host:
 [paths]
 state = "{self.state}"
 run = "{self.folder / "run"}"
+hooks = "{self.hooks}"
 [identity]
 name = "{self.name}"
 [listen]
@@ -90,6 +91,22 @@ user = "{RECEIVER_USER}"
     def state(self) -> Path:
         """The state folder."""
         return self.folder / "state"
+
+    @property
+    def hooks(self) -> Path:
+        """The folder of the operator's hooks."""
+        return self.folder / "hooks.d"
+
+    def add_hook(self, point: str, name: str, script: str) -> Path:
+        """Make a hook."""
+        folder = self.hooks / point
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.hooks, folder):
+            path.chmod(0o755)
+        hook = folder / name
+        hook.write_text(script)
+        hook.chmod(0o755)
+        return hook
 
     def environment(self) -> dict[str, str]:
         """The environment in which a command is this host's."""
@@ -178,7 +195,8 @@ user = "{RECEIVER_USER}"
         return [entry for entry in self.journal() if entry["event"] == "end"][-1]
 
     def reset(self) -> None:
-        """Forget domains, faults, calls and journal, so that the next test finds the host as new but for its keys."""
+        """Forget domains, faults, calls, hooks and journal, so that the next test finds the host as new but for its keys."""
+        shutil.rmtree(self.hooks, ignore_errors=True)
         self.xen.close()
         self.xen.clear_faults()
         marks, domains = self.xen.path.glob("held.*"), (self.xen.path / "domains").iterdir()

@@ -38,6 +38,7 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
     "paths": {
         "state": ({'"/srv/x"': Path("/srv/x")}, ['"srv"', "5", '""', '"~/x"', '["/srv"]']),
         "run": ({'"/srv/x"': Path("/srv/x")}, ['"run"', "5", f'"/{"x" * 93}"']),
+        "hooks": ({'"/srv/x"': Path("/srv/x")}, ['"hooks.d"', "5", '""', '["/srv"]']),
     },
     "identity": {"name": ({'"hv1"': "hv1"}, ["5", '""', '"a b"', '".hv1"', f'"{"x" * 231}"'])},
     "trust": {
@@ -58,6 +59,7 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
         "window": ({"65536": 65536, "67108864": 64 << 20}, ["65535", "67108865", '"64M"']),
     },
     "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},
+    "hooks": {"timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"30"', "true"])},
     "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
 }
 

@@ -91,6 +91,7 @@ def test_engine_and_protocol_agree() -> None:
         "XS_IV_LEN": limits.FRAME_IV_LEN,
         "XS_PAYLOAD_MAX": limits.PAYLOAD_MAX,
     }
+    assert constants["XS_XL_HEAD_MAX"] == limits.CONFIGURATION_MAX
     assert {kind.name: constants[f"XS_{kind.name}"] for kind in FrameType} == {kind.name: kind.value for kind in FrameType}
 
 

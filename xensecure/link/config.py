@@ -58,6 +58,7 @@ class Config:
     path: str
     state: Path = Path("/var/lib/xensecure")
     run: Path = Path("/run/xensecure")
+    hooks: Path = Path("/etc/xensecure/hooks.d")
     name: str = ""
     trust: str = "pin"
     ca: str = ""
@@ -71,6 +72,7 @@ class Config:
     coloft_scripts: tuple[str, ...] = ()
     window: int = limits.WINDOW
     cipher: str = "auto"
+    hook_timeout: int = int(limits.HOOK_SECONDS)
     defaults: HostOptions = field(default_factory=HostOptions)
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
@@ -199,6 +201,7 @@ SCHEMA: dict[str, dict[str, _Key]] = {
     "paths": {
         "state": _Key("state", "an absolute path", _path),
         "run": _Key("run", f"an absolute path of at most {_RUN_MAX} bytes (a socket's path is short)", _run_path),
+        "hooks": _Key("hooks", "an absolute path", _path),
     },
     "identity": {"name": _Key("name", f"this host's name: {_NEED_NAME}", _name)},
     "trust": {
@@ -219,6 +222,7 @@ SCHEMA: dict[str, dict[str, _Key]] = {
         "window": _Key("window", "bytes, 65536 to 67108864", _between(limits.WINDOW_MIN, limits.WINDOW)),
     },
     "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
+    "hooks": {"timeout": _Key("hook_timeout", "seconds, 1 to 600", _between(1, 600))},
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
 }

@@ -1,10 +1,12 @@
-"""What xensecure reads of a domain's configuration as xl sends it: its name, for people and journals."""
+"""What xensecure reads of a domain's configuration as xl sends it: its name, for people and journals; and the whole, for the operator's hooks."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from . import limits
+from .errors import ProtocolError
 from .messages import printable
 
 
@@ -15,3 +17,28 @@ def domain_name(head: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         return "?"
     return printable(name.encode("utf-8", "replace")[: limits.DOMAIN_NAME_MAX].decode("utf-8", "ignore")) if isinstance(name, str) else "?"
+
+
+def configuration(head: bytes) -> dict[str, Any]:
+    """A domain's configuration as an object; ProtocolError for what two readers could understand differently.
+
+    libxl takes the first of two equal keys and Python the last: a hook must not be shown another domain than xl is.
+    """
+    try:
+        found = json.loads(head.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"malformed configuration of a domain: {error}") from None
+    if not isinstance(found, dict):
+        raise ProtocolError("malformed configuration of a domain: no object")
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return made
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

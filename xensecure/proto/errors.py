@@ -5,7 +5,8 @@
     │   ├── UsageError              the command line
     │   ├── ConfigurationError      the configuration file
     │   ├── StateError              identity, peers, invitations
-    │   └── SystemFailure           the operating system said no
+    │   ├── SystemFailure           the operating system said no
+    │   └── HookError               a hook of this host's operator refuses, or cannot be trusted
     ├── PeerError                   the other side, or whoever answers in its place
     │   ├── ProtocolError           breaks docs/protocol.md
     │   ├── AuthenticationError     not proved to be the peer
@@ -59,6 +60,12 @@ class SystemFailure(LocalError):
     """A system call that failed for a reason outside the protocol."""
 
     exit_code = 5
+
+
+class HookError(LocalError):
+    """A hook that refuses, or one that others could have changed."""
+
+    exit_code = 6
 
 
 class PeerError(XensecureError):

@@ -7,6 +7,8 @@
     START            →                       (MIGRATE)
                      ←  STARTED              with xl's three pipe ends, or REFUSED
     NOTE             →                       any number
+    CONFIGURATION    →                       where STARTED has asked for it: a sealed memfd goes with it
+                     ←  ADMITTED             with xl's standard input (Wish.ASKED), or REFUSED
                      ←  EXITED
     STORE, DONE      →                       (PAIR, ROTATE)
                      ←  STORED, COMPLETED    or REFUSED
@@ -41,6 +43,8 @@ class Kind(enum.IntEnum):
     STORED = 10
     DONE = 11
     COMPLETED = 12
+    CONFIGURATION = 13
+    ADMITTED = 14
 
 
 def kind_of(packet: bytes) -> Kind:
@@ -172,17 +176,49 @@ def pull_start(packet: bytes) -> ReceiveRequest:
     return request
 
 
-def push_started(session_id: bytes) -> bytes:
-    """STARTED; the three descriptors go with it (xl's stdin to write, stdout and stderr to read)."""
-    return push_empty(Kind.STARTED) + session_id
+class Wish(enum.IntEnum):
+    """What the launcher's hooks want of the domain's configuration."""
+
+    NOTHING = 0
+    TOLD = 1  # CONFIGURATION as soon as it has passed; nothing waits for it
+    ASKED = 2  # the same; xl's standard input comes with ADMITTED, and a socket that takes nothing stands in its place until then
 
 
-def pull_started(packet: bytes) -> bytes:
-    """The session's id, 16 bytes."""
-    reader = body(packet, Kind.STARTED)
-    session_id = reader.pull_bytes(limits.SESSION_ID_LEN)
+@dataclass(frozen=True)
+class Started:
+    """The session's id; three descriptors go with it (xl's stdin to write, or what stands in its place; stdout and stderr to read)."""
+
+    session_id: bytes
+    wish: Wish = Wish.NOTHING
+
+    def push(self) -> bytes:
+        """The packet."""
+        return push_empty(Kind.STARTED) + self.session_id + push_uint(self.wish, 1)
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Started:
+        """Read the packet."""
+        reader = body(packet, Kind.STARTED)
+        session_id, wish = reader.pull_bytes(limits.SESSION_ID_LEN), reader.pull_uint(1)
+        if wish not in Wish.__members__.values():
+            raise reader.fault(f"wish {wish}")
+        reader.finish()
+        return cls(session_id=session_id, wish=Wish(wish))
+
+
+def push_configuration(length: int) -> bytes:
+    """CONFIGURATION: the length of what the memfd holds, in bytes; 0 (and an empty one) where the configuration could not be read."""
+    return push_empty(Kind.CONFIGURATION) + push_uint(length, 4)
+
+
+def pull_configuration(packet: bytes) -> int:
+    """The length in CONFIGURATION, at most CONFIGURATION_MAX."""
+    reader = body(packet, Kind.CONFIGURATION)
+    length = reader.pull_uint(4)
+    if length > limits.CONFIGURATION_MAX:
+        raise reader.fault(f"{length} bytes")
     reader.finish()
-    return session_id
+    return length
 
 
 class Milestone(enum.IntEnum):

@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
-from ..link.connection import Deadline
+from ..link.connection import Deadline, peer_address
 from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
 from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import limits
 from ..proto.domain import domain_name
-from ..proto.errors import TRANSPORT_FAILURE, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
+from ..proto.errors import TRANSPORT_FAILURE, HookError, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
 from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose, Refusal
 from ..proto.request import ReceiveRequest
 from .establish import Connection, find_route, reach
+from .hooked import MigrationHooks
 from .progress import Progress
 
 PROGRAM = "xensecure"
 # Long enough for one frame to leave over a slow link, short enough for somebody who has asked us to stop.
 _ABORT_SECONDS = 2.0
+
+_STOPPED = "stopped by SIGTERM; the domain stays on this host"
 
 _LOST = {
     Lost.CLOSED: "the destination closed the connection before its end",
@@ -49,20 +53,36 @@ class Job:
 def migrate(config: Config, job: Job) -> int:
     """Carry xl's stream on descriptors 0, 1 and 2; returns the exit status: the remote xl's."""
     stop = StopSignal()
+    hooks = MigrationHooks(config, host=job.host, request=job.request, program=PROGRAM)
+    try:
+        ended = _carry(config, job, stop, hooks)
+    except Exception as error:
+        hooks.after(str(error))
+        raise
+    hooks.after(ended.why)
+    return ended.status
+
+
+def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks) -> Ended:
     peers = Peers(config)
     route = find_route(config, peers, job.host, job.options)
+    hooks.knows(peer=route.peer.name, address=" ".join(route.target.addresses))
+    with stop.held():
+        hooks.before(stop.wake)
     connection = reach(config, peers, load_credentials(config), route, Purpose.MIGRATE)
     wipe(connection.schedule.secret())  # the frames' keys are made; nothing else is to follow from it
+    hooks.knows(address=peer_address(connection.channel.sock))
     if job.options.verbose:
         say(PROGRAM, f"connected to {route.peer.name} ({connection.group}, {connection.channel.link.backend})")
     try:
         accept = open_session(connection, job.request)
         stop.defer()
+        hooks.knows(session=accept.session_id.hex())
         if job.options.verbose > 1:
             say(PROGRAM, f"session {accept.session_id.hex()}")
         details = f"{connection.group}, {connection.channel.link.backend}"
         progress = Progress(peer=route.peer.name, details=details, quiet=job.options.quiet, checkpointed=job.request.checkpointed)
-        return _Session(connection, accept, job, stop, progress).run()
+        return _Session(connection, accept, job, stop, progress, hooks).run()
     finally:
         connection.channel.close()
 
@@ -87,6 +107,14 @@ def accepted_payload(connection: Connection) -> bytes:
     return frame.payload
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a session has ended that the protocol has ended: the exit status, and what went wrong in words ("" if nothing did)."""
+
+    status: int
+    why: str = ""
+
+
 class StopSignal:
     """SIGTERM: ends the making of a connection at once; after ``defer`` something to be asked for, and a descriptor that wakes the pump.
 
@@ -104,7 +132,21 @@ class StopSignal:
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
         if not self._deferred:
-            raise LinkLostError("stopped by SIGTERM; the domain stays on this host")
+            raise LinkLostError(_STOPPED)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For as long as hooks run: they watch ``wake``, and must be ended before we end."""
+        self._deferred = True
+        try:
+            yield
+        except HookError:
+            if not self.asked:
+                raise
+        finally:
+            self._deferred = False
+        if self.asked:
+            raise LinkLostError(_STOPPED)
 
     def defer(self) -> None:
         """From now on somebody looks at ``asked`` whenever ``wake`` is readable."""
@@ -121,8 +163,11 @@ class StopSignal:
 class _Session:
     """The pump's life, from ACCEPT to EXIT."""
 
-    def __init__(self, connection: Connection, accept: Accept, job: Job, stop: StopSignal, progress: Progress) -> None:
+    def __init__(
+        self, connection: Connection, accept: Accept, job: Job, stop: StopSignal, progress: Progress, hooks: MigrationHooks
+    ) -> None:
         self._stop = stop
+        self._hooks = hooks
         self._progress = progress
         self._checkpointed = job.request.checkpointed
         window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
@@ -140,8 +185,8 @@ class _Session:
         )
         self._pump.attach(connection.channel.link, connection.channel.sock.fileno())
 
-    def run(self) -> int:
-        """Until the session ends; returns the exit status."""
+    def run(self) -> Ended:
+        """Until the session ends."""
         try:
             while True:
                 event = self._pump.run(self._progress.interval)
@@ -152,6 +197,7 @@ class _Session:
             self._progress.failed(self._pump.stats())
             raise
         finally:
+            self._hooks.has_seen(self._pump.stats(), self._pump.head())
             self._pump.close()
 
     def _handle(self, event: Event) -> None:
@@ -181,18 +227,21 @@ class _Session:
             # Before xl gets the report: it then says its own last words and ends without waiting for us.
             self._progress.done(stats)
 
-    def _ended(self) -> int:
+    def _ended(self) -> Ended:
         stats = self._pump.stats()
         kind, value = ExitKind(stats.exit_kind), stats.exit_value
-        if stats.phase is not Phase.REPORT or stats.report_status != 0:
+        why = ""
+        if stats.phase is not Phase.REPORT:
+            why = f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}"
+        elif stats.report_status != 0:
+            why = f"xl there reports status {stats.report_status}"
+        if why:
             self._progress.failed(stats)
         if stats.phase is not Phase.REPORT:
-            say(PROGRAM, f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}")
-        if kind is ExitKind.SIGNALLED:
-            return 128 + value  # as shells report it
+            say(PROGRAM, why)
         if kind is ExitKind.UNKNOWN:
-            return 0 if stats.report_status == 0 else TRANSPORT_FAILURE
-        return value
+            return Ended(0 if stats.report_status == 0 else TRANSPORT_FAILURE, why)
+        return Ended(128 + value if kind is ExitKind.SIGNALLED else value, why)  # as shells report a signal
 
     def _where_is_it(self, stats: Stats) -> str:
         """What xl will do now, from how far its own protocol has come (xl_migrate.c)."""

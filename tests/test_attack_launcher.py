@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,12 +14,13 @@ import pytest
 
 from tests.inmemory import HV1, Exchange, World, made_up_key
 from tests.pair import Host, wait_for
+from xensecure.destination.hooked import sealed_file
 from xensecure.link.config import load_config
 from xensecure.link.identity import load_credentials
 from xensecure.link.peers import LinkKey, Peer, Peers
 from xensecure.proto import launcher, limits
 from xensecure.proto.handshake import AuthenticationRequest
-from xensecure.proto.launcher import Authenticate, Kind
+from xensecure.proto.launcher import Authenticate, Kind, Started, Wish
 from xensecure.proto.messages import DestinationHello
 from xensecure.proto.request import ReceiveRequest
 
@@ -28,6 +31,8 @@ class Keeper:
     def __init__(self, host: Host, world: World) -> None:
         self.host = host
         self.xl_calls = host.folder / "xl-was-started"
+        self.xl_input = host.folder / "xl-was-given"
+        self.hook_ran = host.folder / "hook-was-run"
         self._world = world
         self._said_before = 0
         host.ctl("init")
@@ -47,6 +52,8 @@ class Keeper:
         """Forget what earlier tests left."""
         wait_for(self.idle, "the keepers of an earlier test to end")
         self.xl_calls.unlink(missing_ok=True)
+        shutil.rmtree(self.host.hooks, ignore_errors=True)
+        self.hook_ran.unlink(missing_ok=True)
         self._said_before = len(self.host.log("xensecure-launcher"))
 
     def request(self, challenge: bytes) -> AuthenticationRequest:
@@ -84,7 +91,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
     folder = tmp_path / "hv2"
     folder.mkdir()
     program = tmp_path / "xl"
-    program.write_text(f"#!/bin/sh\ntouch {folder / 'xl-was-started'}\nexec cat >/dev/null\n")
+    program.write_text(f"#!/bin/sh\ntouch {folder / 'xl-was-started'}\nexec cat >{folder / 'xl-was-given'}\n")
     program.chmod(0o755)
     host = Host(folder, "hv2", xl=program)
     # The test itself plays the receiver.
@@ -265,3 +272,127 @@ def test_descriptors_with_a_packet_end_the_keeper(keeper: Keeper) -> None:
         socket.send_fds(sock, [push(keeper.request(challenge))], [null.fileno()] * 200)
         assert refused_or_gone(sock)
     keeper.assert_nothing_started("longer than any of ours")
+
+
+# ---- what a receiver shows the hooks
+
+CONFIGURATION = b'{"c_info": {"name": "web1"}}'
+
+
+def add_hook(keeper: Keeper, status: int = 0) -> None:
+    """A pre-receive hook that leaves what it was shown."""
+    keeper.host.add_hook("pre-receive", "hook", f"#!/bin/sh\ncat >{keeper.hook_ran}.tmp; mv {keeper.hook_ran}.tmp {keeper.hook_ran}; exit {status}\n")
+
+
+@contextlib.contextmanager
+def started(keeper: Keeper) -> Iterator[tuple[socket.socket, Started, list[int]]]:
+    """A session whose xl runs: the connection, STARTED and its descriptors, which are closed in the end."""
+    with keeper.connection() as (sock, challenge):
+        sock.send(push(keeper.request(challenge)))
+        assert authenticated(sock)
+        sock.send(START)
+        packet, descriptors, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 3)
+        wait_for(keeper.xl_calls.exists, "xl")
+        try:
+            yield sock, Started.pull(packet), descriptors
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+    wait_for(keeper.idle, "the keeper to end")
+
+
+def show(sock: socket.socket, *descriptors: int, length: int = len(CONFIGURATION)) -> None:
+    """CONFIGURATION with these descriptors, which are closed."""
+    socket.send_fds(sock, [launcher.push_configuration(length)], descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def unsealed() -> int:
+    """A memory file that can still be changed."""
+    descriptor = os.memfd_create("x")
+    os.write(descriptor, CONFIGURATION)
+    return descriptor
+
+
+def half_sealed() -> int:
+    """The same, that can be changed in place."""
+    descriptor = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, CONFIGURATION)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+NO_CONFIGURATION: dict[str, tuple[Callable[[socket.socket], object], str]] = {
+    "no descriptor": (show, "0 descriptors where a domain's configuration belongs"),
+    "two descriptors": (lambda sock: show(sock, sealed_file(CONFIGURATION), sealed_file(CONFIGURATION)), "longer than any of ours"),
+    "not sealed": (lambda sock: show(sock, unsealed()), "not sealed"),
+    "half sealed": (lambda sock: show(sock, half_sealed()), "not sealed"),
+    "a pipe": (lambda sock: show(sock, os.pipe()[0]), "not sealed"),
+    "a file": (lambda sock: show(sock, os.open("/etc/passwd", os.O_RDONLY)), "not sealed"),
+    "another length": (lambda sock: show(sock, sealed_file(CONFIGURATION + b" ")), "of another length"),
+    "too long": (lambda sock: sock.send(b"\x0d\xff\xff\xff\xff"), "malformed CONFIGURATION: 4294967295 bytes"),
+    "a descriptor with a note": (
+        lambda sock: socket.send_fds(sock, [launcher.Note(launcher.Milestone.DOMAIN).push()], [sock.fileno()]),
+        "a descriptor with a packet that has none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_CONFIGURATION)
+def test_no_configuration(keeper: Keeper, case: str) -> None:
+    """What is no sealed memory file of the length that is said is shown to no hook, and xl sees the end of its input."""
+    attack, said = NO_CONFIGURATION[case]
+    add_hook(keeper)
+    with started(keeper) as (sock, message, _):
+        assert message.wish is Wish.ASKED
+        attack(sock)
+        assert refused_or_gone(sock)
+    assert "SECURITY: the receiver of session" in keeper.log()
+    assert said in keeper.log()
+    assert not keeper.hook_ran.exists()
+    assert keeper.xl_input.read_bytes() == b""
+
+
+def test_configuration_that_nobody_asked_for(keeper: Keeper) -> None:
+    """Where there are no hooks, a configuration is nonsense."""
+    with started(keeper) as (sock, message, _):
+        assert message.wish is Wish.NOTHING
+        show(sock, sealed_file(CONFIGURATION))
+        assert refused_or_gone(sock)
+    assert "SECURITY: the receiver of session" in keeper.log()
+
+
+def test_second_configuration(keeper: Keeper) -> None:
+    """A session shows one configuration: the second is shown to nobody."""
+    add_hook(keeper)
+    with started(keeper) as (sock, _, _):
+        show(sock, sealed_file(CONFIGURATION))
+        packet, descriptors, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 1)
+        assert launcher.kind_of(packet) is Kind.ADMITTED
+        keeper.hook_ran.unlink()
+        sock.send(launcher.push_configuration(0))
+        assert refused_or_gone(sock)
+        os.close(descriptors[0])
+    assert "CONFIGURATION that nobody has asked for, or the second one" in keeper.log()
+    assert not keeper.hook_ran.exists()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_xl_has_no_input_before_the_yes(keeper: Keeper, status: int) -> None:
+    """What stands in the place of xl's input takes no byte; a yes brings the input, a no ends it."""
+    add_hook(keeper, status)
+    with started(keeper) as (sock, _, descriptors):
+        with pytest.raises(BlockingIOError):
+            os.write(descriptors[0], b"x")
+        show(sock, sealed_file(CONFIGURATION))
+        packet, more, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 1)
+        assert launcher.kind_of(packet) is (Kind.REFUSED if status else Kind.ADMITTED)
+        assert len(more) == 1 - status
+        for descriptor in more:
+            os.write(descriptor, b"domain")
+            os.close(descriptor)
+        with pytest.raises((BlockingIOError, BrokenPipeError)):
+            os.write(descriptors[0], b"x")
+    assert keeper.xl_input.read_bytes() == (b"" if status else b"domain")
+    assert b'"web1"' in keeper.hook_ran.read_bytes()

@@ -14,7 +14,7 @@ from xensecure.proto.domain import domain_name
 from xensecure.proto.errors import ProtocolError, Reason, TokenError
 from xensecure.proto.handshake import AuthenticationRequest, LinkKeys
 from xensecure.proto.keyschedule import DirectionKeys
-from xensecure.proto.launcher import Authenticate, Authenticated, Milestone, Note
+from xensecure.proto.launcher import Authenticate, Authenticated, Milestone, Note, Started, Wish
 from xensecure.proto.messages import NO_CONTACT, Accept, Contact, DestinationHello, Exit, ExitKind, Open, Purpose, Refusal, SourceHello, printable
 from xensecure.proto.request import Flag, ReceiveRequest
 from xensecure.proto.tls import record_length, server_hello_group
@@ -78,7 +78,8 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "AUTHENTICATE": (authenticates, Authenticate.push, Authenticate.pull),
     "AUTHENTICATED": (authenticated, Authenticated.push, Authenticated.pull),
     "START": (requests, launcher.push_start, launcher.pull_start),
-    "STARTED": (sized(16), launcher.push_started, launcher.pull_started),
+    "STARTED": (st.builds(Started, session_id=sized(16), wish=st.sampled_from(Wish)), Started.push, Started.pull),
+    "CONFIGURATION": (st.integers(0, limits.CONFIGURATION_MAX), launcher.push_configuration, launcher.pull_configuration),
     "CHALLENGE": (sized(32), launcher.push_challenge, launcher.pull_challenge),
     "NOTE": (notes, Note.push, Note.pull),
     "EXITED": (st.builds(Exit, kind=st.sampled_from(ExitKind), value=st.integers(0, 255)), launcher.push_exited, launcher.pull_exited),

@@ -13,15 +13,17 @@ from collections.abc import Callable
 
 from ..link.config import Config
 from ..link.engine import wipe
+from ..link.hooks import Facts, Outcome, Role
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
 from ..proto.errors import AuthenticationError, ProtocolError, Reason, RefusedError, StateError, SystemFailure
 from ..proto.handshake import destination_link_keys
-from ..proto.launcher import Kind, Milestone, Note
+from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, Purpose
 from ..proto.request import ReceiveRequest
 from . import pairing, xl
+from .hooked import Plug, SessionHooks, read_sealed
 from .journal import Journal
 from .judge import Verdict, judge
 from .packets import Packets
@@ -44,6 +46,7 @@ class Keeper:
         self._take_slot = take_slot
         self._peers = Peers(config)
         self._address = "unknown"
+        self._hooks: SessionHooks | None = None
 
     def run(self) -> None:
         """From CHALLENGE to the end of the session."""
@@ -66,6 +69,8 @@ class Keeper:
         except RefusedError as refusal:
             say(PROGRAM, f"{verdict.name} ({self._address}): refused: {refusal}")
             self._packets.send(launcher.push_refused(refusal.reason, str(refusal)))
+            if self._hooks is not None:
+                self._hooks.over(Outcome.FAILED, str(refusal))
 
     def _authenticate(self, packet: bytes, challenge: bytes) -> Verdict | None:
         message = launcher.Authenticate.pull(packet)
@@ -115,11 +120,13 @@ class Keeper:
         if not self._take_slot():
             raise RefusedError(f"{self._config.sessions} migrations are arriving there already; try again later", Reason.TOO_MANY)
         session_id = secrets.token_bytes(limits.SESSION_ID_LEN)
+        hooks = self._make_hooks(request, verdict, session_id)
         journal = Journal(self._config.state)
         try:
             journal.append(session_id, "start", peer=verdict.name, address=self._address, request=request.arguments())
         except StateError as error:
             raise RefusedError(f"the journal there cannot be written ({error}); what is not recorded is not received", Reason.LOCAL_FAULT) from None
+        self._hooks = hooks
         try:
             receive = xl.start_receive(request, self._config)
         except RefusedError as refusal:
@@ -127,17 +134,34 @@ class Keeper:
                 journal.append(session_id, "end", domain="", outcome=f"failed: {refusal}", xl="not started")
             raise
         say(PROGRAM, f"{verdict.name} ({self._address}) sends a domain; session {session_id.hex()}")
-        with contextlib.suppress(SystemFailure):  # a receiver that has gone meanwhile is seen by the session
-            self._packets.send(launcher.push_started(session_id), receive.descriptors())
-        receive.forget_stdin()
-        say(PROGRAM, f"{verdict.name}: {_Session(self._packets, receive, request, self._config, journal, session_id).run()}")
+        session = _Session(self._packets, receive, request, self._config, journal, session_id, hooks)
+        say(PROGRAM, f"{verdict.name}: {session.run()}")
+        session.tell_hooks()
+
+    def _make_hooks(self, request: ReceiveRequest, verdict: Verdict, session_id: bytes) -> SessionHooks:
+        facts = Facts(
+            role=Role.DESTINATION,
+            host=self._config.name,
+            peer=verdict.name,
+            address=self._address,
+            session=session_id.hex(),
+            request=tuple(request.arguments()),
+        )
+        return SessionHooks(self._config, facts, PROGRAM)
 
 
 class _Session:
     """One ``xl migrate-receive`` and the receiver that feeds it, until both have ended."""
 
     def __init__(
-        self, packets: Packets, receive: xl.Receive, request: ReceiveRequest, config: Config, journal: Journal, session_id: bytes
+        self,
+        packets: Packets,
+        receive: xl.Receive,
+        request: ReceiveRequest,
+        config: Config,
+        journal: Journal,
+        session_id: bytes,
+        hooks: SessionHooks,
     ) -> None:
         self._packets = packets
         self._receive = receive
@@ -145,7 +169,11 @@ class _Session:
         self._config = config
         self._journal = journal
         self._id = session_id
+        self._hooks = hooks
+        self._refused = False
+        self._plug: Plug | None = None
         self._domain = ""
+        self._bytes = 0
         self._report: int | None = None
         self._went = Milestone.DOMAIN
         self._heard: set[Milestone] = set()
@@ -164,7 +192,8 @@ class _Session:
         del self._handlers[descriptor]
 
     def run(self) -> str:
-        """Watch until xl and the receiver have ended; returns the outcome in words, which stands in the journal too."""
+        """Hand xl's pipes over, watch until xl and the receiver have ended; returns the outcome in words, which stands in the journal too."""
+        self._hand_over()
         process = os.pidfd_open(self._receive.process.pid)
         # In this order: what the receiver has said before xl's end is heard before it.
         self._watch(self._packets.fileno(), self._from_receiver)
@@ -179,20 +208,66 @@ class _Session:
             self._drain(self._receive.stdout)
         return self._outcome()
 
+    def _hand_over(self) -> None:
+        """Give the receiver xl's pipes; of its standard input only what stands in its place, where hooks have to say yes first."""
+        stdin, *outputs = self._receive.descriptors()
+        if self._hooks.wish is Wish.ASKED:
+            self._plug = Plug()
+            stdin = self._plug.fileno()
+        with contextlib.suppress(SystemFailure):  # a receiver that has gone meanwhile is seen by the session
+            self._packets.send(launcher.Started(self._id, self._hooks.wish).push(), (stdin, *outputs))
+        if self._plug is None:
+            self._receive.forget_stdin()
+
     @property
     def _receiver_there(self) -> bool:
         return self._packets.fileno() >= 0
 
     def _from_receiver(self) -> None:
         try:
-            packet, _ = self._packets.receive()
+            packet, descriptors = self._packets.receive(descriptors=0 if self._hooks.wish is Wish.NOTHING else 1)
             if packet:
-                self._note(Note.pull(packet))
+                self._take(packet, descriptors)
             else:
                 self._receiver_gone("the receiver ended")
         except (ProtocolError, SystemFailure) as error:
             say(PROGRAM, f"SECURITY: the receiver of session {self._id.hex()} sent nonsense: {error}")
             self._receiver_gone("the receiver sent nonsense")
+
+    def _take(self, packet: bytes, descriptors: list[int]) -> None:
+        try:
+            if launcher.kind_of(packet) is Kind.CONFIGURATION:
+                self._configuration(packet, descriptors)
+            elif descriptors:
+                raise ProtocolError("a descriptor with a packet that has none")
+            else:
+                self._note(Note.pull(packet))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _configuration(self, packet: bytes, descriptors: list[int]) -> None:
+        """What the hooks are to see, once a session; with their yes the receiver gets xl's standard input, with their no xl sees its end."""
+        if self._hooks.wish is Wish.NOTHING:
+            raise ProtocolError("CONFIGURATION that nobody has asked for, or the second one")
+        head = read_sealed(descriptors, launcher.pull_configuration(packet))
+        try:
+            self._hooks.show(head)
+        except RefusedError as refusal:
+            self._refuse(refusal)
+            return
+        if self._plug is not None:
+            with contextlib.suppress(SystemFailure):
+                self._packets.send(launcher.push_empty(Kind.ADMITTED), (self._receive.stdin,))
+            self._receive.forget_stdin()
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        self._refused = True
+        self._lost = str(refusal)
+        self._record("refused", by="launcher", why=self._lost)
+        self._receive.forget_stdin()
+        with contextlib.suppress(SystemFailure):
+            self._packets.send(launcher.push_refused(refusal.reason, self._lost))
 
     def _note(self, note: Note) -> None:
         if note.milestone in self._heard:
@@ -202,6 +277,7 @@ class _Session:
             self._went = max(self._went, note.milestone)
         if note.domain:
             self._domain = note.domain
+        self._bytes = max(self._bytes, note.stream_bytes)
         fields: dict[str, object] = {"by": "receiver", "bytes": note.stream_bytes}
         if note.milestone is Milestone.DOMAIN:
             fields["domain"] = note.domain
@@ -209,7 +285,7 @@ class _Session:
             self._report = note.status
             fields["status"] = note.status
         elif note.milestone is Milestone.LOST:
-            self._lost = note.why
+            self._lost = self._lost or note.why
             fields["why"] = note.why
         self._record(note.milestone.name.lower(), **fields)
 
@@ -228,6 +304,7 @@ class _Session:
         """
         self._unwatch(self._packets.fileno())
         self._packets.close()
+        self._receive.forget_stdin()  # where hooks have not been asked yet
         if self._end is None and not self._lost:
             self._lost = why
             self._record(Milestone.LOST.name.lower(), by="launcher", why=why)
@@ -263,6 +340,8 @@ class _Session:
         self._hear_out()
         self._unwatch(process)
         os.close(process)
+        if self._plug is not None:
+            self._plug.pull()
         xl.kill_helpers(self._receive)
         self._end = Exit.from_returncode(self._receive.process.wait())
         if self._receive.process.returncode < 0:
@@ -271,22 +350,31 @@ class _Session:
             self._packets.send(launcher.push_exited(self._end))
 
     def _outcome(self) -> str:
-        killed = self._end is not None and self._end.kind is not ExitKind.EXITED
-        why = self._lost or ("xl was killed" if killed else "xl gave up")
-        if self._report == 0 and not killed:
-            words = "arrived"
-        elif self._report == 0:
-            # A receiver that was taken over can say that the report has passed.
-            words = f"unknown: {why}, and its report of success came by the receiver's word; look with 'xl list' on both hosts"
-        elif self._request.checkpointed and self._end == Exit(ExitKind.EXITED, 0):
-            # Without a report, by design: xl_migrate.c takes every end of the checkpoints for the end of the source.
-            words = f"failed over: {self._lost or 'the source ended'}, and xl started the last checkpoint here"
-        elif self._report is not None:
-            words = f"failed: {self._lost or f'xl reported status {self._report}'}"
-        elif self._went >= Milestone.GO:
-            words = f"unknown: {why} after the source had cleared the domain to run here; look with 'xl list' on both hosts"
-        else:
-            words = f"failed: {why}"
+        outcome, why = self._judge()
+        words = "arrived" if outcome is Outcome.SUCCESS else f"{outcome}: {why}"
         end = self._end.describe() if self._end else "xl's end was not seen"
         self._record("end", domain=self._domain, outcome=words, xl=end)
         return f"domain {self._domain or '?'} {words} ({end}); session {self._id.hex()}"
+
+    def _judge(self) -> tuple[Outcome, str]:
+        """How it has ended, and why not well."""
+        killed = self._end is not None and self._end.kind is not ExitKind.EXITED
+        why = self._lost or ("xl was killed" if killed else "xl gave up")
+        if self._report == 0 and not killed:
+            return Outcome.SUCCESS, ""
+        if self._report == 0:
+            # A receiver that was taken over can say that the report has passed.
+            return Outcome.UNKNOWN, f"{why}, and its report of success came by the receiver's word; look with 'xl list' on both hosts"
+        if self._request.checkpointed and not self._refused and self._end == Exit(ExitKind.EXITED, 0):
+            # Without a report, by design: xl_migrate.c takes every end of the checkpoints for the end of the source.
+            return Outcome.FAILED_OVER, f"{self._lost or 'the source ended'}, and xl started the last checkpoint here"
+        if self._report is not None:
+            return Outcome.FAILED, self._lost or f"xl reported status {self._report}"
+        if self._went >= Milestone.GO:
+            return Outcome.UNKNOWN, f"{why} after the source had cleared the domain to run here; look with 'xl list' on both hosts"
+        return Outcome.FAILED, why
+
+    def tell_hooks(self) -> None:
+        """Run what the operator wants to be run when all is over."""
+        outcome, why = self._judge()
+        self._hooks.over(outcome, why, domain=self._domain, stream_bytes=self._bytes)

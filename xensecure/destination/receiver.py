@@ -17,9 +17,10 @@ from ..proto import launcher, limits
 from ..proto.domain import domain_name
 from ..proto.errors import AuthenticationError, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
 from ..proto.handshake import DestinationHandshake, State
-from ..proto.launcher import Kind, Milestone, Note
+from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose, Refusal
 from ..proto.tls import Credentials
+from .hooked import sealed_file
 from .packets import Packets
 
 PROGRAM = "xensecured"
@@ -27,6 +28,7 @@ PROGRAM = "xensecured"
 _LAUNCHER_SECONDS = 10.0
 _ABORT_SECONDS = 2.0
 _DRAIN_PIECE = 1 << 16  # bytes
+_LOOK_SECONDS = 1.0  # how often is looked at what the pump does not tell while nothing may be delivered
 
 
 def connect_launcher(path: Path) -> Packets:
@@ -133,18 +135,22 @@ class Receiver:
         if len(descriptors) != 3:
             raise SystemFailure("the launcher sent no pipes; restart it with the same release")
         window = limits.REMUS_WINDOW if opened.request.checkpointed else self._config.window
-        accept = Accept(session_id=launcher.pull_started(packet), window0=window)
+        started = launcher.Started.pull(packet)
+        accept = Accept(session_id=started.session_id, window0=window)
         channel.send(FrameType.ACCEPT, accept.push())
-        Relay(channel, packets, opened, window, (descriptors[0], descriptors[1], descriptors[2]), self._config).run()
+        Relay(channel, packets, opened, started.wish, window, (descriptors[0], descriptors[1], descriptors[2]), self._config).run()
 
 
 class Relay:
     """A session in the pump's hands: passes on what the launcher says of xl, and tells it how far the stream has come."""
 
     def __init__(
-        self, channel: FrameChannel, packets: Packets, opened: Open, window: int, descriptors: tuple[int, int, int], config: Config
+        self, channel: FrameChannel, packets: Packets, opened: Open, wish: Wish, window: int, descriptors: tuple[int, int, int], config: Config
     ) -> None:
         self._packets = packets
+        self._wish = wish
+        self._held = wish is Wish.ASKED  # the launcher has xl's standard input
+        self._first_byte = 0.0
         self._stdin, *self._outputs = descriptors
         self._domain = ""
         self._end: Exit | None = None
@@ -171,7 +177,13 @@ class Relay:
         finally:
             self._pump.close()
 
+    @property
+    def _awaits_configuration(self) -> bool:
+        return self._held and self._wish is not Wish.NOTHING
+
     def _patience(self) -> float:
+        if self._awaits_configuration:
+            return _LOOK_SECONDS
         return max(0.0, self._grace - time.monotonic()) if self._grace else -1.0
 
     def _step(self, event: Event) -> bool:
@@ -182,7 +194,7 @@ class Relay:
         elif event is Event.WOKEN:
             self._from_launcher(stats)
         elif event is Event.TIMEOUT:
-            self._end_outputs()
+            return self._on_timeout(stats)
         elif event is Event.OUTPUTS_ENDED:
             self._grace = 0.0
         elif event is Event.INPUT_ENDED:
@@ -191,8 +203,7 @@ class Relay:
             self._tell(Milestone.ENDED, stats)
             return False
         elif event is Event.ABORTED:
-            self._tell(Milestone.LOST, stats, why=f"given up by the source: {self._pump.text()}")
-            return False
+            return self._on_aborted(stats)
         elif event is Event.LOST:
             self._on_lost(stats)
         return True
@@ -203,6 +214,43 @@ class Relay:
         milestone = _MILESTONES.get(stats.phase)
         if milestone is not None:
             self._tell(milestone, stats)
+        if stats.phase >= Phase.HEAD and self._wish is not Wish.NOTHING:
+            self._show_configuration()
+
+    def _show_configuration(self) -> None:
+        """To the launcher, for its hooks: once, and before xl gets the last of it."""
+        self._wish = Wish.NOTHING
+        head = self._pump.head()
+        descriptor = sealed_file(head)
+        try:
+            with contextlib.suppress(SystemFailure):
+                self._packets.send(launcher.push_configuration(len(head)), (descriptor,))
+        finally:
+            os.close(descriptor)
+
+    def _on_timeout(self, stats: Stats) -> bool:
+        """While nothing may be delivered, the pump cannot tell of a lost link: it tells when all that had come before is delivered."""
+        if not self._awaits_configuration:
+            self._end_outputs()
+        elif stats.lost is not Lost.NOT:
+            self._on_lost(stats)
+        elif stats.reason:
+            return self._on_aborted(stats)
+        elif stats.channel_bytes[0]:
+            now = time.monotonic()
+            self._first_byte = self._first_byte or now
+            if now - self._first_byte > limits.CONFIGURATION_SECONDS:
+                self._refuse(Refusal(Reason.NOT_ALLOWED, "no configuration of a domain has come that the hooks there could be asked about"))
+        return True
+
+    def _on_aborted(self, stats: Stats) -> bool:
+        self._tell(Milestone.LOST, stats, why=f"given up by the source: {self._pump.text()}")
+        return False
+
+    def _refuse(self, refusal: Refusal) -> None:
+        with contextlib.suppress(XensecureError):  # the source may have gone
+            self._pump.abort(refusal.reason, refusal.text, _ABORT_SECONDS)
+        raise RefusedError(f"refused: {refusal.text}", refusal.reason)
 
     def _tell(self, milestone: Milestone, stats: Stats, why: str = "") -> None:
         note = Note(milestone, domain=self._domain, stream_bytes=stats.channel_bytes[0], status=max(stats.report_status, 0), why=why)
@@ -210,13 +258,28 @@ class Relay:
             self._packets.send(note.push())
 
     def _from_launcher(self, stats: Stats) -> None:
-        packet, _ = self._packets.receive()
+        packet, descriptors = self._packets.receive(descriptors=1 if self._held else 0)
         if not packet:
             self._launcher_gone(stats)
             return
+        if self._held and launcher.kind_of(packet) in (Kind.ADMITTED, Kind.REFUSED):
+            self._on_verdict(packet, descriptors)
+            return
+        self._held = False
         self._end = launcher.pull_exited(packet)
         self._pump.exit(self._end.kind, self._end.value)
         self._grace = time.monotonic() + limits.EXIT_GRACE_SECONDS
+
+    def _on_verdict(self, packet: bytes, descriptors: list[int]) -> None:
+        """What the hooks say. With their yes xl's standard input comes, and takes the number that the pump writes to."""
+        self._held = False
+        if launcher.kind_of(packet) is Kind.REFUSED:
+            self._refuse(launcher.pull_refused(packet))
+        launcher.body(packet, Kind.ADMITTED).finish()
+        for descriptor in descriptors:
+            if self._stdin >= 0:
+                os.dup2(descriptor, self._stdin, inheritable=False)
+            os.close(descriptor)
 
     def _end_outputs(self) -> None:
         """A child of xl's keeps its output open: what it may still write is not waited for."""

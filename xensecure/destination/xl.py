@@ -37,9 +37,10 @@ class Receive:
         return self.stdin, self.stdout, self.stderr
 
     def forget_stdin(self) -> None:
-        """The receiver holds it from now on, alone, so that xl sees the end when the receiver ends."""
-        os.close(self.stdin)
-        self.stdin = -1
+        """The receiver holds it from now on, alone, so that xl sees the end when the receiver ends; or nobody does. It may be called again."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
 
 
 def check_request(request: ReceiveRequest, config: Config) -> None:

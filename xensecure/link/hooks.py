@@ -61,6 +61,7 @@ class Outcome(enum.StrEnum):
     PENDING = ""
     SUCCESS = "success"  # xl at the destination has reported 0
     FAILED = "failed"  # the domain does not run at the destination
+    FAILED_OVER = "failed over"  # Remus, COLO: xl here has taken the end of the stream for the end of the source, and started its copy
     UNKNOWN = "unknown"  # it was cleared to run there, and no report came
 
 

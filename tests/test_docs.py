@@ -188,7 +188,7 @@ def skeleton(node: ast.AST) -> str | None:
 
 
 # A protocol fault is one row for all: its words are for whoever mends it.
-SPOKEN = re.compile(r"(Usage|Configuration|State|Authentication|Refused|Token|Connect|LinkLost)Error|SystemFailure|Refusal|say|_error")
+SPOKEN = re.compile(r"(Usage|Configuration|State|Hook|Authentication|Refused|Token|Connect|LinkLost)Error|SystemFailure|Refusal|say|_error")
 
 
 def calls() -> Iterator[tuple[str, str]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from xensecure import __version__
-from xensecure.link.config import HOST_KEYS
+from xensecure.link.config import HOST_KEYS, Config
+from xensecure.link.hooks import Point
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGING = ROOT / "packaging"
@@ -164,6 +165,19 @@ def test_floors_are_those_of_setup() -> None:
     for name, floor in floors.items():
         package = name if name == "python3" else f"python3-{name}"
         assert re.search(rf"^Requires: +{package} >= {re.escape(floor)}$", text("rpm/xensecure.spec"), re.MULTILINE), name
+
+
+def test_packages_have_the_hooks_folders() -> None:
+    """Both packages make a folder for each point, where the code looks for hooks, and bring the samples."""
+    folders = [f"{str(Config(path='').hooks)[1:]}/{point}" for point in sorted(Point)]
+    assert text("deb/xensecure.dirs").splitlines() == folders
+    assert text("deb/xensecure.examples") == "hooks\n"
+    spec = text("rpm/xensecure.spec")
+    assert f"for point in {' '.join(sorted(Point))}; do\n" in spec
+    assert re.search(r"^%doc .* hooks$", spec, re.MULTILINE)
+    assert "graft hooks\n" in (ROOT / "MANIFEST.in").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert sorted(re.findall(r"/(etc/xensecure/hooks\.d/[a-z-]+)", readme)) == folders
 
 
 def test_identity_is_made_and_not_shipped() -> None:

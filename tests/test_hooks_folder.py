@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.xl.records import StreamReader
 from xensecure.link.config import Config
 from xensecure.link.hooks import Facts, Point, Role, ask, find_hooks, tell
 from xensecure.proto import limits
@@ -253,9 +256,22 @@ def test_told_hooks_all_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     "head",
-    [b"", b"[]", b"5", b"{", b'{"a": 1} x', b'{"a": 1, "a": 2}', b'{"c": {"a": 1, "b": 2, "a": 1}}', b'{"a": NaN}', b'{"a": "\xff"}', b"[" * 100_000],
+    [
+        *(b"", b"[]", b"5", b"{", b'{"a": 1} x', b'{"a": 1}\0{"b": 2}', b'{"a": "\xff"}'),
+        *(b'{"a": 1, "a": 2}', b'{"c": {"a": 1, "b": 2, "a": 1}}', b'{"a": NaN}', b'{"a": 1e999}', b'{"a": ' + b"9" * 5000 + b"}"),
+        *(b"[" * 100_000, b'{"a":' * 32 + b"{}" + b"}" * 32),
+    ],
+    ids=lambda head: head[:20].decode("latin-1"),
 )
 def test_configuration_that_two_would_read_differently(head: bytes) -> None:
     """A configuration that is no object, or has a key twice, or is no JSON to all, is none."""
     with pytest.raises(ProtocolError, match="malformed configuration"):
         configuration(head)
+
+
+def test_configuration_of_a_guest() -> None:
+    """What xl has written of a real guest is read, and so is what is as deep as may be."""
+    recorded = io.BytesIO(lzma.decompress((Path(__file__).with_name("data") / "migrate-pv-small.up.xz").read_bytes()))
+    found = configuration(StreamReader(recorded).xl_header().rstrip("\0").encode())
+    assert found["c_info"]["name"] == "g128"
+    configuration(b'{"a":' * 31 + b"{}" + b"}" * 31)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from . import limits
@@ -25,12 +27,23 @@ def configuration(head: bytes) -> dict[str, Any]:
     libxl takes the first of two equal keys and Python the last: a hook must not be shown another domain than xl is.
     """
     try:
-        found = json.loads(head.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+        found = json.loads(head.decode("utf-8"), object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"malformed configuration of a domain: {error}") from None
     if not isinstance(found, dict):
         raise ProtocolError("malformed configuration of a domain: no object")
+    level: list[Any] = [found]
+    for _ in range(limits.CONFIGURATION_DEPTH_MAX):
+        level = [child for value in level for child in _children(value)]
+    if level:
+        raise ProtocolError("malformed configuration of a domain: too deep")
     return found
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,5 +53,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number

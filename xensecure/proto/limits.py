@@ -57,6 +57,7 @@ SESSIONS_MAX: Final = 64  # receives at once; each may hold WINDOW bytes: 4 GiB 
 LAUNCHER_MESSAGE_MAX: Final = 1 << 15  # bytes of one message between receiver and launcher: two hellos and a domain's name
 DOMAIN_NAME_MAX: Final = 255  # bytes; xl's own names are shorter, and a receiver that was taken over must not fill the journal
 CONFIGURATION_MAX: Final = 1 << 20  # bytes of a domain's configuration that hooks are shown: XS_XL_HEAD_MAX of csrc/engine.h; xl writes some KiB
+CONFIGURATION_DEPTH_MAX: Final = 32  # objects and lists in each other; libxl's go six deep, and Python's stack is finite
 CONFIGURATION_SECONDS: Final = 10.0  # from a stream's first byte to the end of the configuration, which xl writes at once: as HANDSHAKE_SECONDS
 HOOK_SECONDS: Final = 30.0  # for one hook; a source's xl that waits for one has no time-out of its own
 HOOK_TERM_SECONDS: Final = 2.0  # from SIGTERM to SIGKILL; as long as xl gives its transport

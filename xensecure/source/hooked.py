@@ -29,6 +29,7 @@ class MigrationHooks:
         self._program = program
         self._start = time.monotonic()
         self._facts = Facts(role=Role.SOURCE, host=config.name, peer=host, request=tuple(request.arguments()), domain=_named_to_xl())
+        self._checkpointed = request.checkpointed
         self._phase = Phase.START
         self._status = -1
 
@@ -71,7 +72,9 @@ class MigrationHooks:
     def _outcome(self) -> Outcome:
         if self._status == 0:
             return Outcome.SUCCESS
-        return Outcome.UNKNOWN if self._phase is Phase.GO else Outcome.FAILED
+        # With Remus the end of the stream is the source's death to the destination, which then starts its copy and reports nothing.
+        taken_over = self._checkpointed and self._phase >= Phase.HEAD
+        return Outcome.UNKNOWN if taken_over or self._phase is Phase.GO else Outcome.FAILED
 
 
 def _readable(head: bytes) -> dict[str, object] | None:

@@ -1,151 +1,111 @@
-"""``python -m bench``: xensecure beside ssh. Prints a table and writes build/bench.json and build/bench.md."""
+"""``python -m bench``: xensecure beside ssh, TLS and plain TCP. Prints the bars, and writes bench.json, bench.md and bench.svg into build/."""
 
 from __future__ import annotations
 
 import argparse
 import compileall
-import contextlib
-import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-from bench.measure import Carried, FailedError, carry, time_to_banner
-from bench.transports import MissingError, Ssh, Transport, Xensecure
+from bench import bars, docs, model, plot, report
+from bench.build import HERE, OUT, build_programs
+from bench.measure import FailedError
+from bench.results import Results
+from bench.rounds import Plan, Rounds, say, workloads
+from bench.workloads import memory_folder
 from xensecure import __version__
 
-HERE = Path(__file__).parent
-OUT = HERE.parent / "build"
-FASTER = 1.4  # times ssh's throughput, at least
-SLOWER_START = 1.5  # times ssh's time to the banner, at most
-MEMORY = 200 << 20  # bytes a side, at most
-
-Row = tuple[str, str, str, str, str]
-
-
-def _compile(folder: Path) -> Path:
-    programs = folder / "programs"
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", str(HERE / "programs.c"), "-o", str(programs)], check=True)
-    return programs
+FULL = Plan(runs=5, starts=15, mib=2048, link_mib=512, growth=(1024, 16384), streams=())
+QUICK = Plan(runs=3, starts=5, mib=512, link_mib=128, growth=(512, 2048), streams=())
 
 
 def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip()
-    return f"xensecure {__version__}, Python {platform.python_version()}, {ssh}; {os.cpu_count()} × {model}, Linux {platform.release()}"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-@dataclass
-class Measured:
-    """What was measured of a transport: seconds to the banner, and the runs."""
-
-    starts: list[float] = field(default_factory=list)
-    runs: list[Carried] = field(default_factory=list)
-
-
-def measure(transports: list[Transport], programs: Path, chosen: argparse.Namespace) -> dict[str, Measured]:
-    """All runs, the transports by turns, so that what else the machine does meets both."""
-    measured = {transport.name: Measured() for transport in transports}
-    for number in range(chosen.starts + 1):
-        for transport in transports:
-            took = time_to_banner(transport)
-            if number:  # the first of each fills the caches
-                measured[transport.name].starts.append(took)
-    for number in range(chosen.runs):
-        for transport in transports:
-            run = carry(transport, programs, chosen.mib)
-            measured[transport.name].runs.append(run)
-            _say(f"run {number + 1} of {chosen.runs}: {transport.name} {run.rate:.0f} MiB/s")
-    return measured
-
-
-def _compared(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of runs that stood beside each other: what else the machine does changes over minutes, and meets both."""
-    return median(our / their for our, their in zip(ours, theirs, strict=True))
-
-
-def _row(name: str, ours: Sequence[float], theirs: Sequence[float], unit: str, bar: tuple[str, bool] | None = None) -> Row:
-    digits = 2 if unit == "s" else 0
-    verdict = f"{bar[0]}: {'yes' if bar[1] else 'NO'}" if bar else ""
-    return name, f"{median(ours):.{digits}f} {unit}", f"{median(theirs):.{digits}f} {unit}", f"{_compared(ours, theirs):.2f}", verdict
-
-
-def _rows(ours: Measured, theirs: Measured) -> tuple[list[Row], bool]:
-    """The table, and whether every bar is met."""
-
-    def both(read: Callable[[Carried], float]) -> tuple[list[float], list[float]]:
-        return [read(run) for run in ours.runs], [read(run) for run in theirs.runs]
-
-    rates = both(lambda run: run.rate)
-    starts = [took * 1000 for took in ours.starts], [took * 1000 for took in theirs.starts]
-    most = max(memory for run in ours.runs for memory in (run.source_memory, run.destination_memory))
-    fast, prompt, small = _compared(*rates) >= FASTER, _compared(*starts) <= SLOWER_START, most <= MEMORY
-    rows = [
-        _row("throughput", *rates, "MiB/s", (f"≥ {FASTER}", fast)),
-        _row("start to xl's banner", *starts, "ms", (f"≤ {SLOWER_START}", prompt)),
-        _row("CPU, source", *both(lambda run: run.source_cpu), "s"),
-        _row("CPU, destination", *both(lambda run: run.destination_cpu), "s"),
-        _row("peak memory, source", *both(lambda run: run.source_memory / 2**20), "MiB"),
-        _row("peak memory, destination", *both(lambda run: run.destination_memory / 2**20), "MiB", ("≤ 200 MiB a side", small)),
-    ]
-    return rows, fast and prompt and small
-
-
-def _markdown(rows: list[Row], head: str) -> str:
-    lines = [head, "", "| | xensecure | ssh | ratio | bar |", "|---|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: list[Row]) -> str:
-    whole = [("", "xensecure", "ssh", "ratio", "bar"), *rows]
-    widths = [max(len(row[column]) for row in whole) for column in range(5)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in whole)
-
-
-def main() -> int:
-    """Measure and report; 1 if a bar is missed, 2 if nothing could be measured."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--mib", type=int, default=2048, help="MiB of random pages a run (default 2048)")
-    parser.add_argument("--runs", type=int, default=7, help="runs of each transport (default 7)")
-    parser.add_argument("--starts", type=int, default=15, help="starts of each transport (default 15)")
-    chosen = parser.parse_args()
-    compileall.compile_dir(HERE.parent / "xensecure", quiet=2)  # as an installed package is
-    with tempfile.TemporaryDirectory(prefix="xensecure-bench-") as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        folder.chmod(0o755)
-        try:
-            programs = _compile(folder)
-            transports: list[Transport] = []
-            for make in (lambda: Xensecure(programs), lambda: Ssh(folder / "ssh", programs)):
-                transport: Transport = make()
-                stack.callback(transport.close)
-                transports.append(transport)
-            result = measure(transports, programs, chosen)
-        except (FailedError, MissingError, subprocess.CalledProcessError) as error:
-            _say(f"bench: {error}")
-            return 2
-    rows, good = _rows(result["xensecure"], result["ssh"])
-    head = (
-        f"Medians of {chosen.runs} runs of {chosen.mib} MiB and {chosen.starts} starts, by turns, on loopback; "
-        f"the ratio is the median of the turns' own. {_machine()}."
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model_name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), platform.machine())
+    flags = next((line.split() for line in info if line.startswith("flags")), [])
+    vector = ", ".join(name for name in ("aes", "vaes", "avx2", "avx512f") if name in flags) or "no AES instructions"
+    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False).stderr.strip()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return (
+        f"{os.cpu_count()} × {model_name} ({vector}), {memory:.0f} GiB, Linux {platform.release()}; "
+        f"xensecure {__version__}, Python {platform.python_version()}, {ssh}."
     )
-    OUT.mkdir(exist_ok=True)
-    figures = {name: asdict(measured) for name, measured in result.items()}
-    (OUT / "bench.json").write_text(json.dumps({"about": head, "figures": figures, "rows": rows}, indent=1) + "\n")
-    (OUT / "bench.md").write_text(_markdown(rows, head))
-    print(f"\n{head}\n\n{_table(rows)}")
-    return 0 if good else 1
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small round: minutes, and figures that say little")
+    parser.add_argument("--runs", type=int, help=f"runs of each transport (default {FULL.runs}, quick {QUICK.runs})")
+    parser.add_argument("--mib", type=int, help=f"MiB of a run over loopback (default {FULL.mib}, quick {QUICK.mib})")
+    parser.add_argument("--starts", type=int, help=f"starts of each transport (default {FULL.starts}, quick {QUICK.starts})")
+    parser.add_argument("--stream", type=Path, action="append", default=[], metavar="FILE", help="a recorded stream; may be repeated")
+    parser.add_argument("--last", action="store_true", help="measure nothing: the figures that build/bench.json has")
+    parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.md as well")
+    return parser.parse_args(words)
+
+
+def _plan(chosen: argparse.Namespace) -> Plan:
+    base = QUICK if chosen.quick else FULL
+    return Plan(
+        runs=chosen.runs or base.runs,
+        starts=chosen.starts or base.starts,
+        mib=chosen.mib or base.mib,
+        link_mib=min(base.link_mib, chosen.mib or base.link_mib),
+        growth=base.growth,
+        streams=tuple(chosen.stream),
+    )
+
+
+def _measure(plan: Plan, *, quick: bool) -> Results:
+    """Everything, in folders that are gone afterwards."""
+    compileall.compile_dir(HERE.parent / "xensecure", quiet=2)  # as an installed package is
+    results = Results(_machine(), time.strftime("%Y-%m-%d"), quick=quick)
+    with (
+        tempfile.TemporaryDirectory(prefix="xensecure-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="xensecure-bench-", dir=memory_folder()) as memory,
+    ):
+        folder = Path(name)
+        folder.chmod(0o755)  # the receivers' user has to reach what is in it
+        rounds = Rounds(plan, results, build_programs(folder))
+        on_loopback, on_link = workloads(plan, rounds, Path(memory))
+        rounds.layers(folder)
+        rounds.on_loopback(folder, on_loopback)
+        rounds.on_link(folder, on_link)
+    return results
+
+
+def _report(results: Results, *, write_docs: bool) -> int:
+    judged = bars.judge(results)
+    text = report.markdown(results, judged)
+    (OUT / "bench.md").write_text(text)
+    (OUT / "bench.svg").write_text(plot.svg(results))
+    if write_docs:
+        docs.write({"measured": text, "computed": model.markdown(results)}, plot.svg(results))
+    print(text)
+    return 1 if any(bar.met is False for bar in judged) else 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 if a bar is missed, 2 if nothing could be measured."""
+    chosen = _arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    try:
+        if chosen.last:
+            results = Results.load(OUT / "bench.json")
+        else:
+            results = _measure(_plan(chosen), quick=chosen.quick)
+            results.save(OUT / "bench.json")
+    except (FailedError, OSError, subprocess.CalledProcessError) as error:
+        say(f"bench: {error}")
+        return 2
+    return _report(results, write_docs=chosen.write_docs)
 
 
 if __name__ == "__main__":

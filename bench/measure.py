@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from bench.processes import MemoryWatch, cpu_seconds, descendants
 from bench.transports import Transport
+from bench.workloads import Workload
 
 BANNER = b"xl migration receiver ready, send binary domain data.\n"
-# programs.c: a record carries 4 MiB of pages behind its header.
-_RECORD_MIB = 4
-_RECORD_BYTES = (_RECORD_MIB << 20) + 16 + 1024 * 8
+_WORD = re.compile(rb"received (\d+) bytes in (\d+) us\n")
 
 _IDLE_SECONDS = 10.0  # until something is wrong
 
@@ -27,32 +27,54 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Carried:
-    """A stream that was carried: MiB a second, CPU seconds and most memory (bytes) of either side, the receiving program's memory not counted."""
+    """A stream that was carried.
 
-    rate: float
+    Seconds from the banner until the transport has ended; CPU seconds and most memory (bytes) of either side, without those of the
+    sending and the receiving program; the latter's CPU seconds stand beside them.
+    """
+
+    mib: float
+    seconds: float
     source_cpu: float
     destination_cpu: float
     source_memory: int
     destination_memory: int
+    reader_cpu: float
+
+    @property
+    def rate(self) -> float:
+        """MiB/s."""
+        return self.mib / self.seconds
+
+    @property
+    def cpu_per_gib(self) -> float:
+        """CPU seconds of both ends for each GiB of the stream."""
+        return (self.source_cpu + self.destination_cpu) * 1024 / self.mib
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the end that held more."""
+        return max(self.source_memory, self.destination_memory)
 
 
-def _read_banner(descriptor: int) -> None:
+def _read_banner(descriptor: int, transport: Transport) -> None:
     got = b""
     while len(got) < len(BANNER):
         piece = os.read(descriptor, len(BANNER) - len(got))
         if not piece:
-            raise FailedError("the transport ended before the banner came")
+            said = (transport.place.folder / "source.log").read_text(errors="replace").strip()
+            raise FailedError(f"{transport.name} ended before the banner came: {said}")
         got += piece
     if got != BANNER:
         raise FailedError(f"not xl's banner: {got!r}")
 
 
-def _require_received(log: BinaryIO, transport: Transport, count: int) -> None:
-    """The receiving program's own word, which comes back as its standard error, that it got all."""
-    log.seek(0)
-    text = log.read().decode(errors="replace")
-    if f"received {count} bytes" not in text:
-        raise FailedError(f"{transport.name} did not carry {count} bytes to the end:\n{text}")
+def _reader_cpu(said: bytes, transport: Transport, count: int) -> float:
+    """The receiving program's own word, which comes back last, that it got all; its CPU seconds."""
+    found = _WORD.fullmatch(said)
+    if found is None or int(found[1]) != count:
+        raise FailedError(f"{transport.name} did not carry {count} bytes to the end: {said[-500:]!r}")
+    return int(found[2]) / 1e6
 
 
 def _wait_idle(daemons: list[int]) -> None:
@@ -64,60 +86,64 @@ def _wait_idle(daemons: list[int]) -> None:
         time.sleep(0.05)
 
 
+def _start(transport: Transport, stdin: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    with (transport.place.folder / "source.log").open("wb") as log, transport.place.network.inside("hv1"):
+        return subprocess.Popen(transport.words(), stdin=stdin, stdout=subprocess.PIPE, stderr=log)
+
+
 def time_to_banner(transport: Transport) -> float:
     """Seconds from the transport's start until the receiving program's banner is here."""
     start = time.monotonic()
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(transport.words(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process,
-    ):
+    with _start(transport, subprocess.PIPE) as process:
         if process.stdin is None or process.stdout is None:
             raise FailedError("no pipes")
-        _read_banner(process.stdout.fileno())
+        _read_banner(process.stdout.fileno(), transport)
         took = time.monotonic() - start
         process.stdin.close()
-        process.stdout.read()
-        process.wait()
-        _require_received(log, transport, 0)
+        _reader_cpu(process.stdout.read(), transport, 0)
     return took
 
 
-def carry(transport: Transport, programs: Path, mib: int) -> Carried:
-    """Carry so many MiB of random pages (a multiple of 4), from the banner until the transport has ended."""
-    with tempfile.TemporaryFile() as log:
-        carried = _carry(transport, programs, mib, log)
-        _require_received(log, transport, mib // _RECORD_MIB * _RECORD_BYTES)
-    return carried
+def _used(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process; its CPU seconds, and those of its children."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
 
 
-def _carry(transport: Transport, programs: Path, mib: int, log: BinaryIO) -> Carried:
-    daemons = list(transport.daemons().values())
+def carry(transport: Transport, workload: Workload, programs: Path) -> Carried:
+    """Carry a stream, from the banner until the transport has ended."""
+    daemons = transport.daemons()
     _wait_idle(daemons)
-    cpu_before = sum(map(cpu_seconds, daemons))
+    before = sum(map(cpu_seconds, daemons))
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    process = subprocess.Popen(transport.words(), stdin=reader, stdout=subprocess.PIPE, stderr=log)
-    os.close(reader)
-    if process.stdout is None:
-        raise FailedError("no pipes")
+    with open(reader, "rb", closefd=True) as stdin:
+        process = _start(transport, stdin)
     watches = [MemoryWatch([process.pid], without=programs), MemoryWatch(daemons, without=programs)]
     for watch in watches:
         watch.start()
-    _read_banner(process.stdout.fileno())
-    start = time.monotonic()
-    writing = subprocess.Popen([str(programs), "write", str(mib)], stdout=writer)
-    os.close(writer)
-    process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.monotonic() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
+    if process.stdout is None:
+        raise FailedError("no pipes")
+    with process.stdout as answers:
+        _read_banner(answers.fileno(), transport)
+        with open(writer, "wb", closefd=True) as stdout:
+            writing = subprocess.Popen([str(programs), "write", *workload.arguments], stdout=stdout)
+        os.waitid(os.P_PID, writing.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # programs.c stops itself when it is ready
+        start = time.monotonic()
+        writing.send_signal(signal.SIGCONT)
+        said = answers.read()
+    source_cpu = _used(process)
+    seconds = time.monotonic() - start
     writing.wait()
     _wait_idle(daemons)
     source_memory, destination_memory = (watch.stop() for watch in watches)
+    reader_cpu = _reader_cpu(said, transport, workload.size)
     return Carried(
-        rate=mib / took,
-        source_cpu=usage.ru_utime + usage.ru_stime,
-        destination_cpu=sum(map(cpu_seconds, daemons)) - cpu_before,
+        mib=workload.size / 2**20,
+        seconds=seconds,
+        source_cpu=source_cpu,
+        destination_cpu=sum(map(cpu_seconds, daemons)) - before - reader_cpu,
         source_memory=source_memory,
         destination_memory=destination_memory,
+        reader_cpu=reader_cpu,
     )

@@ -22,6 +22,8 @@ case $(command -v "${PYTHON:-python3}" || echo /usr/bin/python3) in
 esac
 # Only amd64 has libipsec-mb: the engine's faster cipher, compiled in where it is found.
 if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ]; then packages="$packages libipsec-mb-dev"; fi
+# What is done without where it is not to be had.
+optional=
 case $purpose in
 demo) ;;
 test)
@@ -30,7 +32,10 @@ test)
     packages="$packages mandoc openssh-client openssh-server systemd xz-utils zstd python3-dev python3-cffi python3-cryptography python3-openssl"
     packages="$packages python3-pyroute2 python3-setuptools python3-wheel rpm zsh"
     ;;
-bench) packages="$packages openssh-client openssh-server" ;;
+bench)
+    packages="$packages openssh-client openssh-server xz-utils zstd"
+    optional="socat stunnel4 spiped mbuffer openssl valgrind"
+    ;;
 xen) packages="$packages qemu-system-x86 qemu-utils mmdebstrap dpkg-dev cpio e2fsprogs busybox-static git kmod openssh-client zstd" ;;
 *) fail "unknown purpose '$purpose'; demo, test, bench or xen" ;;
 esac
@@ -79,6 +84,13 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of words
     (install $missing)
 fi
+for package in $optional; do
+    if ! is_installed "$package" && [ "$(id -u)" = 0 ]; then
+        say "installing $package"
+        (install "$package") || true
+    fi
+    is_installed "$package" || say "no $package: what needs it is left out"
+done
 
 # ---- Python packages
 

@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 # libipsec-mb's backend too, where its header is there.
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 
-.PHONY: help demo test test-python test-debian test-c check bench dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
+.PHONY: help demo test test-python test-debian test-c check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,8 +35,11 @@ check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/mypy
 	for file in csrc/*.c bench/*.c; do $(CC) $(WARNINGS) -c $$file -o /dev/null || exit 1; done
 
-bench: setup-bench $(ENGINE) ## speed, start-up time and memory beside ssh's; writes build/bench.json and build/bench.md
+bench: setup-bench $(ENGINE) ## speed, CPU, memory and start beside ssh, TLS and plain TCP, into build/bench.*; BENCH="--quick"
 	@$(VENV)/python -m bench $(BENCH)
+
+bench-instructions: setup-bench ## the engine's instructions under callgrind, beside the recorded ones; BENCH="--record"
+	@$(VENV)/python -m bench.instructions $(BENCH)
 
 dist: setup-test ## wheel and source archive, in dist/
 	rm -rf dist/*.whl dist/*.tar.gz build/lib* build/bdist*

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.build import HERE, build_with_engine
+from bench.transports import MissingError, find
 
 RECORDED = HERE / "instructions.json"
 MORE = 0.03  # the share by which a count may grow
@@ -50,6 +51,7 @@ def count() -> dict[str, int]:
     """Instructions of the engine, of libc and of libcrypto."""
     with tempfile.TemporaryDirectory(prefix="xensecure-bench-") as name:
         folder = Path(name)
+        find("valgrind", "valgrind")
         program, out = build_with_engine("instructions", folder), folder / "callgrind.out"
         words = ["valgrind", "-q", "--tool=callgrind", "--toggle-collect=xs_pump_run", f"--callgrind-out-file={out}", str(program)]
         done = subprocess.run(words, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
@@ -66,7 +68,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
     parser.add_argument("--record", action="store_true", help=f"make today's count the one to compare with ({RECORDED.name})")
     record = parser.parse_args().record
-    found = count()
+    try:
+        found = count()
+    except MissingError as error:
+        raise SystemExit(f"bench: {error}") from None
     if record:
         RECORDED.write_text(json.dumps(found, indent=1) + "\n")
     recorded: dict[str, int] = json.loads(RECORDED.read_text())

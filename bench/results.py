@@ -11,7 +11,7 @@ from statistics import median
 from bench.measure import Carried
 
 OURS, SSH, PLAIN, BARE = "xensecure", "ssh", "socat, plain TCP", "bare pump"
-UNCOMPRESSED, COMPRESSED = "xensecure, compress off", "xensecure, compress on"
+UNCOMPRESSED, COMPRESSED = "xensecure, compress off", "xensecure, compress zstd"
 
 
 @dataclass

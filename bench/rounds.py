@@ -15,7 +15,7 @@ from bench.layers import BACKENDS, measure_layers
 from bench.measure import FailedError, carry, time_to_banner
 from bench.networks import GIGABIT, LOOPBACK, NoLinkError, gigabit, loopback
 from bench.peers import PEERS, Socat
-from bench.results import COMPRESSED, OURS, UNCOMPRESSED, Results, Series
+from bench.results import OURS, Results, Series
 from bench.transports import MissingError, Place, Ssh, Transport, Xensecure
 from bench.workloads import SMALL, Workload, find_streams, random_pages, recorded, unpack
 from xensecure.link import engine
@@ -77,9 +77,8 @@ class Rounds:
             with gigabit() as network, contextlib.ExitStack() as stack:
                 place = Place(network, folder, self.programs)
                 makers: list[Callable[[], Transport]] = [partial(Xensecure, place), partial(Ssh, place), partial(Socat, place)]
-                for name, value in ((UNCOMPRESSED, "off"), (COMPRESSED, "on")):
-                    if (extra := compress(value)) is not None:
-                        makers.append(partial(Xensecure, place, name, **extra))
+                ways = {value: extra for value in ("off", "auto", "zstd") if (extra := compress(value)) is not None}
+                makers += [partial(Xensecure, place, f"{OURS}, compress {value}", **extra) for value, extra in ways.items()]
                 there = [made for make in makers if (made := self._opened(stack, make)) is not None]
                 for workload in workloads:
                     self.series(GIGABIT, workload, there)
@@ -165,7 +164,7 @@ def backends() -> list[str]:
 
 
 def compress(value: str) -> dict[str, Any] | None:
-    """What turns compression on or off, as arguments of Xensecure; None where xensecure has no such key."""
+    """What sets compression, as arguments of Xensecure; None where xensecure has no such key, or not that value of it."""
     places = {**{name: keys for name, keys in SCHEMA.items() if name != "defaults"}, "": HOST_KEYS}
     for section, keys in places.items():
         if "compress" in keys:

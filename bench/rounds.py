@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.layers import BACKENDS, measure_layers
-from bench.measure import FailedError, carry, time_to_banner
+from bench.measure import Carried, FailedError, carry, time_to_banner
 from bench.networks import GIGABIT, LOOPBACK, NoLinkError, gigabit, loopback
 from bench.peers import PEERS, Socat
 from bench.results import OURS, Results, Series
@@ -94,21 +94,28 @@ class Rounds:
                     self.results.starts.setdefault(transport.name, []).append(took)
 
     def series(self, network: str, workload: Workload, transports: Sequence[Transport]) -> None:
-        """A workload, by all; a transport that fails is left out from then on."""
+        """A workload, by all; a transport that fails twice in a turn is left out from then on."""
         series = Series(network, workload.name, workload.real)
         left = list(transports)
         for number in range(self.plan.runs):
             for transport in tuple(left):
-                try:
-                    run = carry(transport, workload, self.programs)
-                except FailedError as error:
-                    self.note(f"left out of {workload.name} on {network}, {transport.name}: {error}")
+                run = self._carried(series, workload, transport)
+                if run is None:
                     left.remove(transport)
                     series.runs.pop(transport.name, None)
                     continue
                 series.runs.setdefault(transport.name, []).append(run)
                 say(f"{network}, {workload.name}, run {number + 1} of {self.plan.runs}: {transport.name} {run.rate:.0f} MiB/s")
         self.results.series.append(series)
+
+    def _carried(self, series: Series, workload: Workload, transport: Transport) -> Carried | None:
+        """One run; a second one, and a remark, after a failure (stunnel has been seen to lose the last 10 KiB); None after two."""
+        for what in ("failed once", "left out"):
+            try:
+                return carry(transport, workload, self.programs)
+            except FailedError as error:
+                self.note(f"{what}, {workload.name} on {series.network}: {error}")
+        return None
 
     def growth(self, ours: Transport) -> None:
         """A small and a large stream: what memory and CPU seconds grow by."""

@@ -7,8 +7,9 @@ ENGINE := xensecure/_engine.abi3.so
 CHECKED := xensecure tests demo bench csrc setup.py $(shell grep -l '^.!/usr/bin/python3' hooks/*)
 # What gcc must be silent about; the engine's own flags stand in csrc/build_engine.py.
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyzer
-# libipsec-mb's backend too, where its header is there.
+# libipsec-mb's backend and libzstd's compression too, where their headers are there.
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
+WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
 .PHONY: help demo test test-python test-debian test-c check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
 .DEFAULT_GOAL := help

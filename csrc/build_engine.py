@@ -3,8 +3,8 @@
 setup.py names it: cffi_modules=["csrc/build_engine.py:ffibuilder"].
 By hand, for the tests of a source tree: python csrc/build_engine.py --inplace DIR
 
-libipsec-mb is compiled in where the compiler finds it, and the engine then needs it wherever it runs. XENSECURE_IPSEC_MB=off leaves it out,
-=on makes its absence an error.
+libipsec-mb and libzstd are compiled in where the compiler finds them, and the engine then needs them wherever it runs. XENSECURE_IPSEC_MB=off and
+XENSECURE_ZSTD=off leave them out, =on makes their absence an error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from cffi import FFI
 
@@ -39,9 +40,25 @@ CFLAGS = [
 ]
 LDFLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
 
-SWITCH = "XENSECURE_IPSEC_MB"
-# What csrc/aead_ipsecmb.c asks of the library: 1.2 and later have it.
-PROBE = """
+
+class Extra(NamedTuple):  # no dataclass: setuptools runs this file outside of any module
+    """A library that the engine can do without: its names, and a program that asks of it what the engine does."""
+
+    name: str
+    switch: str
+    macro: str
+    library: str
+    probe: str
+
+
+EXTRAS = (
+    # What csrc/aead_ipsecmb.c asks of the library: 1.2 and later have it.
+    Extra(
+        name="libipsec-mb",
+        switch="XENSECURE_IPSEC_MB",
+        macro="XS_WITH_IPSEC_MB",
+        library="IPSec_MB",
+        probe="""
 #include <intel-ipsec-mb.h>
 int main(void)
 {
@@ -49,37 +66,56 @@ int main(void)
     init_mb_mgr_auto(mgr, NULL);
     return (mgr->features & IMB_CPUFLAGS_AVX512_T2) == 0 && imb_get_errno(mgr) != 0 && mgr->gcm256_pre == NULL;
 }
-"""
+""",
+    ),
+    # csrc/compress.c: 1.4 and later have it.
+    Extra(
+        name="libzstd",
+        switch="XENSECURE_ZSTD",
+        macro="XS_WITH_ZSTD",
+        library="zstd",
+        probe="""
+#define ZSTD_STATIC_LINKING_ONLY
+#include <zstd.h>
+int main(void)
+{
+    ZSTD_CCtx *packer = ZSTD_initStaticCCtx(NULL, ZSTD_estimateCCtxSize(1));
+    ZSTD_DCtx *unpacker = ZSTD_initStaticDCtx(NULL, ZSTD_estimateDCtxSize());
+    return ZSTD_isError(ZSTD_compress2(packer, NULL, 0, NULL, 0)) || ZSTD_isError(ZSTD_decompressDCtx(unpacker, NULL, 0, NULL, 0));
+}
+""",
+    ),
+)
 
 
-def has_ipsec_mb() -> bool:
-    """Whether to compile libipsec-mb in: the switch's word, or whether a program with it can be linked."""
-    switch = os.environ.get(SWITCH, "auto")
+def is_wanted(extra: Extra) -> bool:
+    """Whether to compile a library in: the switch's word, or whether a program with it can be linked."""
+    switch = os.environ.get(extra.switch, "auto")
     if switch not in ("auto", "on", "off"):
-        sys.exit(f"{SWITCH}={switch}: on, off or auto is needed")
+        sys.exit(f"{extra.switch}={switch}: on, off or auto is needed")
     if switch == "off":
         return False
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
-        source.write_text(PROBE, encoding="utf-8")
+        source.write_text(extra.probe, encoding="utf-8")
         command = shlex.split(os.environ.get("CC", "cc"))
         for name in ("CPPFLAGS", "CFLAGS", "LDFLAGS"):
             command += shlex.split(os.environ.get(name, ""))
-        command += [str(source), "-o", str(Path(folder, "probe")), "-lIPSec_MB"]
+        command += [str(source), "-o", str(Path(folder, "probe")), f"-l{extra.library}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             found, said = done.returncode == 0, done.stderr
         except OSError as error:
             found, said = False, f"{command[0]}: {error.strerror}"
     if switch == "on" and not found:
-        sys.exit(f"{SWITCH}=on, but libipsec-mb cannot be used:\n{said}")
+        sys.exit(f"{extra.switch}=on, but {extra.name} cannot be used:\n{said}")
     return found
 
 
 def make_builder(folder: Path) -> FFI:
     """The builder, with csrc/ named as folder: relative for setuptools (which wants it so), absolute for cffi's own compile()."""
     builder = FFI()
-    ipsec_mb = has_ipsec_mb()
+    extras = [extra for extra in EXTRAS if is_wanted(extra)]
     builder.cdef((HERE / "engine.cdef").read_text(encoding="utf-8"))
     builder.set_source(
         "xensecure._engine",
@@ -87,8 +123,8 @@ def make_builder(folder: Path) -> FFI:
         sources=[str(folder / path.name) for path in sorted(HERE.glob("*.c"))],
         depends=[str(folder / path.name) for path in sorted(HERE.glob("*.h"))],
         include_dirs=[str(folder)],
-        define_macros=[("XS_WITH_IPSEC_MB", "1")] if ipsec_mb else [],
-        libraries=["IPSec_MB", "crypto"] if ipsec_mb else ["crypto"],
+        define_macros=[(extra.macro, "1") for extra in extras],
+        libraries=[*(extra.library for extra in extras), "crypto"],
         extra_compile_args=CFLAGS,
         extra_link_args=LDFLAGS,
         py_limited_api=True,

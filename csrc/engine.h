@@ -39,14 +39,17 @@ enum xs_type {
     XS_RESUME, XS_JOIN, XS_QUERY, XS_ABORT
 };
 
-enum { XS_ELIDED = 1 };         /* the one flag: a DATA frame whose zero runs are left out (F14) */
+enum xs_flag {                  /* of DATA; at most one of them */
+    XS_ELIDED = 1,              /* its zero runs are left out (F14) */
+    XS_COMPRESSED = 4           /* on channel 0: it is compressed (F17) */
+};
 
 enum xs_role { XS_SOURCE = 0, XS_DESTINATION = 1 };
 
 struct xs_header {
     uint8_t type;
     uint8_t channel;
-    uint8_t flags;              /* 0, or XS_ELIDED with XS_DATA */
+    uint8_t flags;              /* 0, or an enum xs_flag with XS_DATA */
     uint32_t length;            /* of the payload, bytes */
     uint64_t offset;
 };
@@ -70,6 +73,9 @@ void xs_wipe(void *p, size_t len);
 struct xs_link *xs_link_new(const char *backend, const struct xs_link_keys *keys, uint64_t ratchet_blocks);
 void xs_link_free(struct xs_link *link);        /* wipes; NULL is fine */
 const char *xs_link_backend(const struct xs_link *link);
+
+/* True if libzstd was there when this was built: without it compressed frames can neither be made nor taken. */
+int xs_zstd_built_in(void);
 
 /* The name of the i-th backend that is compiled in; NULL behind the last. */
 const char *xs_backend_name(size_t i);
@@ -113,6 +119,12 @@ enum xs_event {                 /* results of xs_pump_run */
     XS_EV_ENDED                 /* the session has ended well (F12); stats.exit_kind, exit_value */
 };
 
+enum xs_compression {
+    XS_COMPRESS_OFF = 0,        /* compressed frames are a fault when they come */
+    XS_COMPRESS_AUTO,           /* frames are compressed while that makes the stream faster */
+    XS_COMPRESS_ZSTD            /* every frame of channel 0 that shrinks enough is compressed */
+};
+
 enum xs_lost {
     XS_LOST_NOT = 0, XS_LOST_CLOSED /* FIN before the end */, XS_LOST_RESET, XS_LOST_SILENCE,
     XS_LOST_HEADER, XS_LOST_TAG, XS_LOST_PROTOCOL, XS_LOST_SYSTEM,
@@ -128,6 +140,8 @@ struct xs_pump_options {
     uint32_t send_window[3];    /* F8, bytes: for the channels this side sends: what the peer has room for */
     uint32_t receive_window[3]; /* ... and what this side has told the peer */
     int elide;                  /* leave zero runs out of what is sent (F14); what comes is taken either way */
+    int compress;               /* enum xs_compression: of what is sent; anything but XS_COMPRESS_OFF where F17 is agreed on */
+    uint64_t bwlimit;           /* bytes a second that DATA of channel 0 may take on the line; 0: as many as it can */
     uint32_t keepalive_ms;      /* F10; 0: never */
     uint32_t silence_ms;        /* counts from the last byte that came, of whatever kind: one frame may take long on a slow link */
 };
@@ -170,6 +184,9 @@ size_t xs_pump_text(const struct xs_pump *pump, uint8_t *out, size_t size);
 /* Destination: xl has ended. EXIT is sent once both outputs have ended; XS_EV_ENDED follows when the peer has closed, or 5 s after
  * the last sign of it (F13). XS_OK or XS_EARGUMENT. */
 int xs_pump_exit(struct xs_pump *pump, int kind, int value);
+
+/* Change bwlimit, from the next frame on. */
+void xs_pump_limit(struct xs_pump *pump, uint64_t bwlimit);
 
 /* Take the given channel's input as ended, as if its descriptor had (for a child that keeps xl's stdout open). XS_OK or XS_EARGUMENT. */
 int xs_pump_end_input(struct xs_pump *pump, int channel);

@@ -103,6 +103,20 @@ static int direction_advance(struct xs_link *link, struct direction *way, uint32
     return XS_OK;
 }
 
+/* Are these flags allowed there (F1)? */
+static int flags_fit(const struct xs_header *header)
+{
+    switch (header->flags) {
+    case 0:
+        return 1;
+    case XS_ELIDED:
+        return header->type == XS_DATA;
+    case XS_COMPRESSED:
+        return header->type == XS_DATA && header->channel == 0;
+    }
+    return 0;
+}
+
 /* Read and check the 16 bytes of a header (F2): no tag has been checked yet. Returns XS_OK or XS_EHEADER. */
 int xs_header_parse(const uint8_t bytes[XS_HEADER_LEN], struct xs_header *header)
 {
@@ -112,7 +126,7 @@ int xs_header_parse(const uint8_t bytes[XS_HEADER_LEN], struct xs_header *header
     header->length = xs_load32(bytes + 4);
     header->offset = xs_load64(bytes + 8);
     if (header->type < XS_OPEN || header->type > XS_ABORT || header->channel >= XS_CHANNELS
-        || (header->flags != 0 && (header->flags != XS_ELIDED || header->type != XS_DATA)) || bytes[3] != 0 /* zero */
+        || !flags_fit(header) || bytes[3] != 0 /* zero */
         || header->length > XS_PAYLOAD_MAX) {
         memset(header, 0, sizeof(*header));
         return XS_EHEADER;

@@ -46,11 +46,13 @@ struct xs_pump *xs_pump_new(const struct xs_pump_options *options)
     pump->out = xs_pages_new(OUT_SIZE);
     pump->in = xs_pages_new(IN_SIZE);
     pump->content = xs_pages_new(CONTENT_SIZE);         /* no memory before it is written to */
-    if (pump->session == NULL || pump->out == NULL || pump->in == NULL || pump->content == NULL) {
+    pump->packer = xs_packer_new(options->elide, options->compress);
+    if (pump->session == NULL || pump->out == NULL || pump->in == NULL || pump->content == NULL || pump->packer == NULL) {
         xs_pump_free(pump);
         return NULL;
     }
     xs_pump_channels_init(pump);
+    xs_pump_limit(pump, options->bwlimit);
     return pump;
 }
 
@@ -64,6 +66,7 @@ void xs_pump_free(struct xs_pump *pump)
     xs_pages_free(pump->out, OUT_SIZE);
     xs_pages_free(pump->in, IN_SIZE);
     xs_pages_free(pump->content, CONTENT_SIZE);
+    xs_packer_free(pump->packer);
     xs_wipe(pump, sizeof(*pump));
     free(pump);
 }
@@ -189,7 +192,7 @@ static int64_t sooner(int64_t until, int64_t since, uint32_t ms)
     return ms != 0 && then < until ? then : until;
 }
 
-/* How long poll may wait, in ms: until the caller's deadline, a KEEPALIVE, silence, or the end of closing. */
+/* How long poll may wait, in ms: until the caller's deadline, a KEEPALIVE, silence, DATA's pace, or the end of closing. */
 static int poll_time(const struct xs_pump *pump, int64_t now, int64_t deadline)
 {
     int64_t until = deadline, left;
@@ -200,6 +203,8 @@ static int poll_time(const struct xs_pump *pump, int64_t now, int64_t deadline)
         if (!pump->send_blocked)        /* what is in the socket's way is the frame that says we are alive */
             until = sooner(until, pump->last_sent, pump->options.keepalive_ms);
         until = sooner(until, pump->last_received, pump->options.silence_ms);
+        if (pump->held_until != 0 && !pump->send_blocked && pump->held_until < until)
+            until = pump->held_until;
     } else if (pump->state == PUMP_CLOSING && pump->closing_until < until) {
         until = pump->closing_until;
     }

@@ -2,8 +2,9 @@
 #ifndef XS_PUMP_PRIVATE_H
 #define XS_PUMP_PRIVATE_H
 
-#include "elide.h"
 #include "fifo.h"
+#include "pace.h"
+#include "packer.h"
 #include "session.h"
 #include "util.h"
 #include "xlphase.h"
@@ -20,7 +21,7 @@
 /* The longest frame that we send: DATA of a chunk. */
 #define OUT_SIZE (XS_HEADER_LEN + XS_CHUNK + XS_TAG_LEN)
 
-/* The longest content of an elided frame. */
+/* The longest content of an elided or compressed frame. */
 #define CONTENT_SIZE ((size_t)XS_PAYLOAD_MAX)
 
 enum pump_state {
@@ -44,7 +45,10 @@ struct xs_pump {
 
     uint8_t *out;               /* the sealed frame that is being sent */
     size_t out_len, out_done;
-    uint8_t *content;           /* of an elided frame that does not go straight into its queue */
+    uint8_t *content;           /* of an elided or compressed frame that does not go straight into its queue */
+    struct xs_packer *packer;
+    struct xs_pace pace;
+    int64_t held_until;         /* ms: DATA of channel 0 waits for its pace; 0 when it does not */
     uint8_t *in;                /* what has been read and not opened; a frame always starts at in_start */
     size_t in_start, in_end;
 

@@ -55,12 +55,13 @@ static size_t frame_len(const struct xs_pump *pump, struct xs_header *header)
 }
 
 /*
- * Put the zeros back into an elided frame that has been opened at payload (F14, F15): header becomes that of the content, which is at *content.
- * Returns XS_OK or XS_EPROTOCOL.
+ * Make the content again of an elided or compressed frame that has been opened at payload (F14 to F18): header becomes that of the content, which
+ * is at *content. Returns XS_OK, XS_EPROTOCOL or XS_ENOMEM.
  */
 static int expand(struct xs_pump *pump, struct xs_header *header, const uint8_t *payload, const uint8_t **content)
 {
-    size_t packed = header->length, len = xs_elide_measure(payload, packed);
+    const struct xs_header packed = *header;
+    size_t len = xs_packer_measure(pump->packer, &packed, payload);
     uint8_t *place;
 
     if (len == 0)
@@ -70,9 +71,8 @@ static int expand(struct xs_pump *pump, struct xs_header *header, const uint8_t 
     place = xs_session_place(pump->session, header);
     if (place == NULL)
         place = pump->content;
-    xs_elide_unpack(payload, packed, place);
     *content = place;
-    return XS_OK;
+    return xs_packer_unpack(pump->packer, &packed, payload, place, len);
 }
 
 /* Open and take the frame at in_start. DATA goes straight into its queue where it fits, else over the frame's own place. */
@@ -178,47 +178,64 @@ static int push(struct xs_pump *pump)
     return 1;
 }
 
-/*
- * Leave the zero runs out of a frame's content where that makes it shorter: header becomes that of the payload, which is returned. It lies
- * where it is sealed; content without such runs stays where it is.
- */
-static const uint8_t *elide(struct xs_pump *pump, struct xs_header *header, const uint8_t *content)
-{
-    uint8_t *body = pump->out + XS_HEADER_LEN;
-    size_t len = 0;
+enum { NS = 1000000 };          /* in a ms */
 
-    if (pump->options.elide && header->type == XS_DATA)
-        len = xs_elide_pack(content, header->length, body);
-    if (len == 0)
-        return content;
-    header->flags = XS_ELIDED;
-    header->length = (uint32_t)len;
-    return body;
+/* Change bwlimit, from the next frame on. */
+void xs_pump_limit(struct xs_pump *pump, uint64_t bwlimit)
+{
+    xs_pace_set(&pump->pace, bwlimit, xs_pump_now() * NS);
 }
 
-/* Seal and send frames while the socket takes them. */
-void xs_pump_flush(struct xs_pump *pump)
+/* Hold DATA of channel 0 back until bwlimit lets it go; nothing else waits for it. */
+static void hold_data(struct xs_pump *pump)
+{
+    size_t unsent = xs_session_unsent(pump->session, 0);
+    int64_t now, when;
+
+    pump->held_until = 0;
+    if (pump->pace.rate != 0 && unsent > 0) {
+        now = xs_pump_now() * NS;
+        when = xs_pace_when(&pump->pace, unsent, now);
+        if (when > now)
+            pump->held_until = (when + NS - 1) / NS;
+    }
+    xs_session_hold(pump->session, pump->held_until != 0);
+}
+
+/* Make the next frame and seal it. Returns 1, or 0 when there is none, or it failed. */
+static int next_frame(struct xs_pump *pump)
 {
     struct xs_header header;
     const uint8_t *payload;
     int rc;
 
-    pump->send_blocked = 0;
-    while (pump->write_errno == 0 && push(pump)) {
-        if (!xs_session_next(pump->session, 0, &header, &payload))
-            return;
-        payload = elide(pump, &header, payload);
-        rc = xs_link_seal(pump->link, &header, payload, pump->out);
-        if (rc != XS_OK) {
-            pump->write_errno = EIO;
-            lose_by_status(pump, rc);
-            return;
-        }
-        pump->out_len = XS_HEADER_LEN + (size_t)header.length + XS_TAG_LEN;
-        pump->out_done = 0;
-        pump->frames_sent++;
-        pump->last_sent = xs_pump_now();
+    hold_data(pump);
+    if (!xs_session_next(pump->session, 0, &header, &payload))
+        return 0;
+    payload = xs_packer_pack(pump->packer, &header, payload, pump->out + XS_HEADER_LEN);
+    rc = xs_link_seal(pump->link, &header, payload, pump->out);
+    if (rc != XS_OK) {
+        pump->write_errno = EIO;
+        lose_by_status(pump, rc);
+        return 0;
     }
+    pump->out_len = XS_HEADER_LEN + (size_t)header.length + XS_TAG_LEN;
+    pump->out_done = 0;
+    pump->frames_sent++;
+    pump->last_sent = xs_pump_now();
+    if (header.type == XS_DATA && header.channel == 0)
+        xs_pace_sent(&pump->pace, pump->out_len, pump->last_sent * NS);
+    return 1;
+}
+
+/* Seal and send frames while the socket takes them. */
+void xs_pump_flush(struct xs_pump *pump)
+{
+    xs_packer_blocked(pump->packer, 0);
+    pump->send_blocked = 0;
+    while (pump->write_errno == 0 && push(pump) && next_frame(pump))
+        continue;
+    xs_packer_blocked(pump->packer, pump->send_blocked || pump->held_until != 0);
 }
 
 /* Read and discard what comes. Returns 1 at the peer's FIN or a failure (errno; 0 with FIN), else 0. */

@@ -194,7 +194,7 @@ static int next_data(struct xs_session *s, struct xs_header *header, const uint8
         uint64_t offset;
         size_t len;
 
-        if (o->fifo == NULL || (*payload = xs_fifo_slice(o->fifo, &len)) == NULL)
+        if ((s->hold && data_order[n] == 0) || o->fifo == NULL || (*payload = xs_fifo_slice(o->fifo, &len)) == NULL)
             continue;
         offset = xs_fifo_cursor(o->fifo);
         xs_fifo_seek(o->fifo, offset + len);
@@ -224,6 +224,12 @@ int xs_session_next(struct xs_session *s, unsigned link, struct xs_header *heade
         return give(header, XS_KEEPALIVE, 0, 0, 0);
     }
     return next_ack(s, header) || next_end(s, header, payload) || next_data(s, header, payload);
+}
+
+/* Hold back DATA of channel 0, and no other frame, until it is said otherwise. */
+void xs_session_hold(struct xs_session *s, int hold)
+{
+    s->hold = hold;
 }
 
 /* Send a KEEPALIVE before any data (F10). */

@@ -5,7 +5,7 @@
  * Which link a frame comes from or goes to is a parameter: version 1 has one link a session, number 0. A link may be lost and another
  * attached in its place; what is not acknowledged is then sent anew, and what comes twice is taken once.
  *
- * Frames here have their content whole: whether zero runs are left out of it on its way (F14) is between the pumps.
+ * Frames here have their content whole: whether it is elided or compressed on its way (F14, F17) is between the pumps.
  */
 #ifndef XS_SESSION_H
 #define XS_SESSION_H
@@ -54,6 +54,9 @@ size_t xs_session_unsent(const struct xs_session *s, unsigned channel);
 
 /* The next frame for a link: 1, with its header and its payload (which stays until the next call), or 0 when there is none. It counts as sent. */
 int xs_session_next(struct xs_session *s, unsigned link, struct xs_header *header, const uint8_t **payload);
+
+/* Hold back DATA of channel 0, and no other frame, until it is said otherwise. */
+void xs_session_hold(struct xs_session *s, int hold);
 
 /* Send a KEEPALIVE before any data (F10). */
 void xs_session_keepalive(struct xs_session *s);

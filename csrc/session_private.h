@@ -35,6 +35,7 @@ struct xs_session {
     struct xs_xlphase *phases;
 
     int keepalive;              /* to be sent */
+    int hold;                   /* DATA of channel 0 is held back */
     int exit_set, exit_sent;    /* destination */
     int abort_set, abort_sent;
     uint8_t control[CONTROL_MAX];       /* payload of the EXIT or ABORT to be sent */

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Build and run the engine's C tests: under ASan and UBSan (the default), under valgrind, or plain.
 #   tests/c/run.sh [--asan | --valgrind | --plain] [test name ...]
-# XENSECURE_IPSEC_MB=off leaves libipsec-mb out, as for csrc/build_engine.py; otherwise it is compiled in where it is found.
+# XENSECURE_IPSEC_MB=off leaves libipsec-mb out and XENSECURE_ZSTD=off libzstd, as for csrc/build_engine.py; otherwise they are compiled in where
+# they are found.
 # XS_STREAM_UP and XS_STREAM_DOWN may name the two directions of a captured xl migrate, for test_xlphase.
 set -eu
 
@@ -24,6 +25,11 @@ libraries="-lcrypto -lpthread"
 if [ "${XENSECURE_IPSEC_MB-}" != off ] && echo '#include <intel-ipsec-mb.h>' | ${CC:-cc} -E - >/dev/null 2>&1; then
     flags="$flags -DXS_WITH_IPSEC_MB"
     libraries="-lIPSec_MB $libraries"
+fi
+
+if [ "${XENSECURE_ZSTD-}" != off ] && echo '#include <zstd.h>' | ${CC:-cc} -E - >/dev/null 2>&1; then
+    flags="$flags -DXS_WITH_ZSTD"
+    libraries="-lzstd $libraries"
 fi
 
 for source in "$here"/../../csrc/*.c; do

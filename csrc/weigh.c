@@ -10,6 +10,11 @@ enum {
     CREDIT_SHARE = 100,         /* a hundredth of the time may go into looking */
     CREDIT_MAX = 4 * MS,        /* four frames at 500 MB/s: enough to judge by */
     TRIAL_EVERY = 1000 * MS,
+    /* ... and no more of the time than 1/64: on a line far slower than the compressor's input a trial has to wait for a full buffer. */
+    TRIAL_SHARE = 64,
+    /* Before a trial: longer than it takes to fill with compressed frames what poll calls room, a third of a socket's buffer; or the bursts between
+     * would look like a line that takes all. */
+    LONG_WINDOW = 500 * MS,
     /* A trial without a full link: longer than it takes to fill a socket's buffer of 4 MiB (net.ipv4.tcp_wmem) on a fast line. */
     TRIAL_LEN = 20 * MS,
     TRIAL_CONTENT = 8 << 20,    /* bytes */
@@ -24,10 +29,15 @@ static const double NEWEST = 0.25;
 /* Above it compressing brings too little to be asked for: as in compress.c. */
 static const double SHARE_MAX = 15.0 / 16;
 
+static void start_tally(struct xs_weigh_tally *t, int64_t now)
+{
+    memset(t, 0, sizeof(*t));
+    t->start = now;
+}
+
 static void start_window(struct xs_weigh *w, int64_t now)
 {
-    memset(&w->tally, 0, sizeof(w->tally));
-    w->tally.start = now;
+    start_tally(&w->tally, now);
 }
 
 static void enter(struct xs_weigh *w, enum xs_weigh_state state, int64_t now)
@@ -35,7 +45,9 @@ static void enter(struct xs_weigh *w, enum xs_weigh_state state, int64_t now)
     w->state = state;
     w->full_since = 0;
     w->looking = 0;
+    w->began = now;
     start_window(w, now);
+    start_tally(&w->longer, now);
 }
 
 void xs_weigh_init(struct xs_weigh *w, int64_t now)
@@ -82,24 +94,33 @@ static void judge_plain(struct xs_weigh *w, int64_t now)
 static void judge_packed(struct xs_weigh *w, int64_t now)
 {
     const struct xs_weigh_tally *t = &w->tally;
-    int64_t elapsed = now - t->start;
+    struct xs_weigh_tally *l = &w->longer;
+    int64_t elapsed = now - l->start;
 
     if (t->content > 0 && (double)t->wire > SHARE_MAX * (double)t->content) {
         enter(w, XS_WEIGH_PLAIN, now);          /* it has become incompressible */
         return;
     }
-    if (t->blocked < elapsed / 4 && t->packing > elapsed / 3 && now >= w->next_trial) {
-        w->packed_rate = (double)t->content / (double)elapsed;
+    l->blocked += t->blocked;
+    l->packing += t->packing;
+    l->content += t->content;
+    start_window(w, now);
+    if (elapsed < LONG_WINDOW)
+        return;
+    if (l->blocked < elapsed / 4 && l->packing > elapsed / 3 && now >= w->next_trial) {
+        w->packed_rate = (double)l->content / (double)elapsed;
         enter(w, XS_WEIGH_TRIAL, now);
         return;
     }
-    start_window(w, now);
+    start_tally(l, now);
 }
 
 /* The trial is over: was it faster? rate: bytes of content a ns. */
 static void end_trial(struct xs_weigh *w, double rate, int64_t now)
 {
-    w->next_trial = now + TRIAL_EVERY;
+    int64_t pause = TRIAL_SHARE * (now - w->began);
+
+    w->next_trial = now + (pause > TRIAL_EVERY ? pause : TRIAL_EVERY);
     enter(w, rate > LEAVE_GAIN * w->packed_rate ? XS_WEIGH_PLAIN : XS_WEIGH_PACKED, now);
 }
 

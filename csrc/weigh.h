@@ -30,6 +30,8 @@ struct xs_weigh_tally {
 struct xs_weigh {
     enum xs_weigh_state state;
     struct xs_weigh_tally tally;        /* of the present window, or of the trial */
+    struct xs_weigh_tally longer;       /* in PACKED: of several windows, up to the present one */
+    int64_t began;              /* the state */
     int64_t full_since;         /* in a trial: when the link was first full; 0 before */
     int64_t credit;             /* ns that may be spent on looking, in PLAIN */
     int looking;                /* the last window was held up by the link */

@@ -27,6 +27,8 @@ struct rig {
 };
 
 static int rig_elide = 1;       /* does the source leave zero runs out? */
+static int rig_compress;        /* enum xs_compression, of the source; the destination takes what comes */
+static uint64_t rig_bwlimit;
 
 static struct xs_link_keys keys_of(int role)
 {
@@ -78,6 +80,8 @@ static void open_rig(struct rig *r, uint32_t window, uint32_t keepalive_ms, uint
             .channel_fd = { r->xl_in[i][mine], r->xl_out[i][1 - mine], r->xl_err[i][1 - mine] },
             .wake_fd = -1,
             .elide = rig_elide && i == XS_SOURCE,
+            .compress = rig_compress,
+            .bwlimit = rig_bwlimit,
             .send_window = { window, window, window },
             .receive_window = { window, window, window },
             .keepalive_ms = keepalive_ms,

@@ -80,18 +80,25 @@ static void headers(void)
     }
     for (unsigned field = 1; field < 4; field++)
         for (unsigned v = 0; v < 256; v++) {
+            int flag = field == 2 && (v == XS_ELIDED || v == XS_COMPRESSED);
+
             memset(bytes, 0, sizeof(bytes));
             bytes[0] = XS_DATA;
             bytes[field] = (uint8_t)v;
-            CHECK(xs_header_parse(bytes, &h) == (v < (field == 1 ? 3U : field == 2 ? 2U : 1U) ? XS_OK : XS_EHEADER));
-            CHECK(h.flags == (field == 2 && v == 1 ? XS_ELIDED : 0));
+            CHECK(xs_header_parse(bytes, &h) == (v == 0 || (field == 1 && v < 3) || flag ? XS_OK : XS_EHEADER));
+            CHECK(h.flags == (flag ? v : 0));
         }
-    for (unsigned type = 0; type < 256; type++) {       /* the flag is for DATA */
-        memset(bytes, 0, sizeof(bytes));
-        bytes[0] = (uint8_t)type;
-        bytes[2] = XS_ELIDED;
-        CHECK(xs_header_parse(bytes, &h) == (type == XS_DATA ? XS_OK : XS_EHEADER));
-    }
+    for (unsigned flag = 1; flag <= 4; flag += 3)       /* flags are for DATA, and the one of them for channel 0 */
+        for (unsigned type = 0; type < 256; type++)
+            for (unsigned channel = 0; channel < 3; channel++) {
+                int fits = type == XS_DATA && (flag == XS_ELIDED || channel == 0);
+
+                memset(bytes, 0, sizeof(bytes));
+                bytes[0] = (uint8_t)type;
+                bytes[1] = (uint8_t)channel;
+                bytes[2] = (uint8_t)flag;
+                CHECK(xs_header_parse(bytes, &h) == (fits ? XS_OK : XS_EHEADER));
+            }
     memset(bytes, 0xff, sizeof(bytes));
     memcpy(bytes, (const uint8_t[]){ XS_DATA, 0, 0, 0, 0, 0x10, 0, 0 }, 8);
     CHECK(xs_header_parse(bytes, &h) == XS_OK && h.length == 1 << 20 && h.offset == UINT64_MAX);

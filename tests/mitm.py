@@ -194,7 +194,7 @@ class ManInTheMiddle:
                     self.loot.read += len(payload)
                     self.loot.changed += payload.count(self._plant)
                     payload = payload.replace(self._plant, self._instead)
-                other.sock.sendall(seals.seal(frame.type, payload, channel=frame.channel, offset=frame.offset, elided=frame.elided))
+                other.sock.sendall(seals.seal(frame.type, payload, channel=frame.channel, offset=frame.offset, flags=frame.flags))
         except (EOFError, OSError, XensecureError):
             with contextlib.suppress(OSError):
                 other.sock.shutdown(socket.SHUT_WR)

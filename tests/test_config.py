@@ -32,6 +32,11 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "connect_timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"10"', "true"]),
     "keepalive": ({"1": 1, "59": 59}, ["0", "3601", "0.5", "false"]),
     "silence": ({"6": 6, "86400": 86400}, ["1", "86401", "false", '"60"']),
+    "compress": ({'"off"': "off", '"auto"': "auto", '"zstd"': "zstd"}, ["true", "1", '"on"', '"ZSTD"', "[]"]),
+    "bwlimit": (
+        {'"off"': 0, "0": 0, "65536": 65536, '"64K"': 65536, '"800M"': 800 << 20, '"2G"': 2 << 30, '"1048576"': 1 << 20, '"0"': 0},
+        ["65535", "-1", "false", "true", "0.0", "1e6", '"63K"', '"800m"', '"800MB"', '"1.5G"', '"on"', '""', '"9999999999999G"', '"1T"', "[]"],
+    ),
     "elide": ({'"on"': "on", '"off"': "off"}, ["true", "false", "1", '"yes"', '"ON"', "[]"]),
 }
 VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {

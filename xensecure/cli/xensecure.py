@@ -55,8 +55,13 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Job] | None:
     if not host or host.startswith("-"):
         raise UsageError(f"{words[0]!r} is no host")
     request = ReceiveRequest.from_command(words[1:])
-    config = load_config(next((value for name, value in reversed(options) if name in ("-F", "--config")), None))
-    return config, Job(host=host, request=request, options=_host_options(config.options_for(host), options))
+    path = next((value for name, value in reversed(options) if name in ("-F", "--config")), None)
+
+    def reread() -> HostOptions:
+        return _host_options(load_config(path).options_for(host), options)
+
+    config = load_config(path)
+    return config, Job(host=host, request=request, options=_host_options(config.options_for(host), options), reread=reread)
 
 
 def _host_options(base: HostOptions, options: list[tuple[str, str]]) -> HostOptions:

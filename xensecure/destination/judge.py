@@ -49,7 +49,7 @@ def judge(request: AuthenticationRequest, *, challenge: bytes, own_pin: bytes, p
     """
     try:
         hello = SourceHello.pull(request.source_hello)
-        answer = DestinationHello.pull(request.destination_hello)
+        answer = DestinationHello.pull(request.destination_hello, offered=hello.features)
         transcript = request.transcript()
     except PeerError as error:
         raise AuthenticationError(f"the receiver passed on a malformed hello: {error}") from None

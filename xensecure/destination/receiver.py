@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ..link.config import Config
 from ..link.connection import Deadline, FrameChannel, Wire, frames_after, peer_address, run_handshake
-from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, find_backend, wipe
+from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Side, Stats, compiled_features, find_backend, wipe
 from ..proto import launcher, limits
 from ..proto.domain import domain_name
 from ..proto.errors import AuthenticationError, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
 from ..proto.handshake import DestinationHandshake, State
 from ..proto.launcher import Kind, Milestone, Note, Wish
-from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose, Refusal
+from ..proto.messages import Accept, Exit, ExitKind, Feature, FrameType, Open, Purpose, Refusal
 from ..proto.tls import Credentials
 from .hooked import sealed_file
 from .packets import Packets
@@ -48,7 +48,7 @@ class Receiver:
     def __init__(self, sock: socket.socket, *, config: Config, credentials: Credentials) -> None:
         self._sock = sock
         self._config = config
-        self._handshake = DestinationHandshake(credentials=credentials)
+        self._handshake = DestinationHandshake(credentials=credentials, features=compiled_features())
         self._address = peer_address(sock)
         self.peer = ""
         self.on_authenticated: Callable[[], None] = lambda: None
@@ -138,14 +138,23 @@ class Receiver:
         started = launcher.Started.pull(packet)
         accept = Accept(session_id=started.session_id, window0=window)
         channel.send(FrameType.ACCEPT, accept.push())
-        Relay(channel, packets, opened, started.wish, window, (descriptors[0], descriptors[1], descriptors[2]), self._config).run()
+        compress = Compression.ZSTD if Feature.ZSTD in self._handshake.features else Compression.OFF
+        Relay(channel, packets, opened, started.wish, window, (descriptors[0], descriptors[1], descriptors[2]), self._config, compress).run()
 
 
 class Relay:
     """A session in the pump's hands: passes on what the launcher says of xl, and tells it how far the stream has come."""
 
     def __init__(
-        self, channel: FrameChannel, packets: Packets, opened: Open, wish: Wish, window: int, descriptors: tuple[int, int, int], config: Config
+        self,
+        channel: FrameChannel,
+        packets: Packets,
+        opened: Open,
+        wish: Wish,
+        window: int,
+        descriptors: tuple[int, int, int],
+        config: Config,
+        compress: Compression,
     ) -> None:
         self._packets = packets
         self._wish = wish
@@ -165,6 +174,7 @@ class Relay:
                 receive_windows=(window, 0, 0),
                 keepalive=options.keepalive,
                 silence=options.silence,
+                compress=compress,
             )
         )
         self._pump.attach(channel.link, channel.sock.fileno())

@@ -49,6 +49,8 @@ class HostOptions:
     keepalive: int = int(limits.KEEPALIVE_SECONDS)
     silence: int = int(limits.SILENCE_SECONDS)
     elide: str = "on"
+    compress: str = "off"
+    bwlimit: int = 0  # bytes a second; 0: none
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,17 @@ def _one_of(*words: str) -> Callable[[Any], str]:
     return convert
 
 
+def _rate(value: Any) -> int:
+    """Bytes a second: a number, one with K, M or G behind it, or "off"; 0 is none."""
+    found = re.fullmatch(r"([0-9]{1,13})([KMG]?)", value) if isinstance(value, str) else None
+    if found:
+        value = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+    if value in (0, "off") and not isinstance(value, (bool, float)):
+        return 0
+    return _between(limits.BWLIMIT_MIN, limits.BWLIMIT_MAX)(value)
+
+
+_RATE_WORDS = "'off' or bytes a second: 65536 or more, as a number or with K, M or G for KiB, MiB or GiB ('800M')"
 _PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
 
 HOST_KEYS: dict[str, _Key] = {
@@ -195,6 +208,8 @@ HOST_KEYS: dict[str, _Key] = {
     "keepalive": _Key("keepalive", "seconds, 1 to 3600", _between(1, 3600)),
     "silence": _Key("silence", "seconds, 2 to 86400", _between(2, 86400)),
     "elide": _Key("elide", "'on' or 'off'", _one_of("on", "off")),
+    "compress": _Key("compress", "'off', 'auto' or 'zstd'", _one_of("off", "auto", "zstd")),
+    "bwlimit": _Key("bwlimit", _RATE_WORDS, _rate),
 }
 
 SCHEMA: dict[str, dict[str, _Key]] = {

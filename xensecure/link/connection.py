@@ -188,8 +188,8 @@ class FrameChannel:
         if length > limits.CONTROL_PAYLOAD_MAX:
             raise ProtocolError(f"a control frame of {length} bytes")
         frame = self.link.open(header + self.wire.receive_exactly(length - limits.FRAME_HEADER_LEN))
-        if frame.elided:
-            raise ProtocolError("an elided frame where a control frame belongs")
+        if frame.flags:
+            raise ProtocolError("an elided or compressed frame where a control frame belongs")
         if frame.channel or frame.offset:
             raise ProtocolError(f"{frame.type.name} on channel {frame.channel} at {frame.offset}, where 0 and 0 belong")
         if frame.type is FrameType.ABORT:

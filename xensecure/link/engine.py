@@ -14,7 +14,7 @@ from .._engine import ffi, lib
 from ..proto import limits
 from ..proto.errors import ConfigurationError, LocalError, ProtocolError, Reason, SystemFailure
 from ..proto.handshake import LinkKeys
-from ..proto.messages import FrameType, printable
+from ..proto.messages import Feature, FrameType, printable
 
 
 class EngineError(LocalError):
@@ -58,6 +58,11 @@ def compiled_backends() -> list[str]:
     return names
 
 
+def compiled_features() -> Feature:
+    """What this build can do of what two hosts have to agree on."""
+    return Feature.ZSTD if lib.xs_zstd_built_in() else Feature.NONE
+
+
 def find_backend(cipher: str = "auto") -> str:
     """The backend that ``[engine] cipher`` stands for on this CPU; ConfigurationError if it is not to be had."""
     name = lib.xs_backend_find(_backend_name(cipher))
@@ -80,7 +85,7 @@ class Frame:
     channel: int
     offset: int
     payload: bytes
-    elided: bool = False  # the payload is a DATA frame's without its zero runs (F14)
+    flags: int = 0  # of DATA: its payload is elided (F14) or compressed (F17)
 
 
 class Link:
@@ -110,9 +115,8 @@ class Link:
         """The AEAD backend's name."""
         return _text(ffi.string(lib.xs_link_backend(self._link)))
 
-    def seal(self, kind: FrameType, payload: bytes = b"", *, channel: int = 0, offset: int = 0, elided: bool = False) -> bytes:
-        """One frame, sealed; ``elided``: the payload is one of F14."""
-        flags = lib.XS_ELIDED if elided else 0
+    def seal(self, kind: FrameType, payload: bytes = b"", *, channel: int = 0, offset: int = 0, flags: int = 0) -> bytes:
+        """One frame, sealed; ``flags``: of DATA, what its payload is."""
         header = ffi.new("struct xs_header *", {"type": kind, "channel": channel, "flags": flags, "length": len(payload), "offset": offset})
         out = bytearray(limits.FRAME_HEADER_LEN + len(payload) + limits.FRAME_TAG_LEN)
         _check(lib.xs_link_seal(self._link, header, ffi.from_buffer(payload), ffi.from_buffer(out)))
@@ -125,7 +129,7 @@ class Link:
         if len(frame) != frame_length(frame):
             raise EngineError("open() takes one whole frame")
         _check(lib.xs_link_open(self._link, ffi.from_buffer(frame), header, ffi.from_buffer(out)))
-        return Frame(FrameType(header.type), header.channel, header.offset, bytes(out), elided=header.flags == lib.XS_ELIDED)
+        return Frame(FrameType(header.type), header.channel, header.offset, bytes(out), header.flags)
 
     def hand_over(self, take: Callable[[object], object]) -> None:
         """Give the C link to ``take``, which owns it from then on unless it raises."""
@@ -146,6 +150,14 @@ class Side(enum.IntEnum):
 
     SOURCE = lib.XS_SOURCE
     DESTINATION = lib.XS_DESTINATION
+
+
+class Compression(enum.IntEnum):
+    """Whether DATA is compressed (F17): anything but OFF where both hosts have agreed on it."""
+
+    OFF = lib.XS_COMPRESS_OFF
+    AUTO = lib.XS_COMPRESS_AUTO
+    ZSTD = lib.XS_COMPRESS_ZSTD
 
 
 class Event(enum.IntEnum):
@@ -212,7 +224,8 @@ class Stats:
 class PumpOptions:
     """What a pump needs: its side, the descriptors of the three channels, what wakes it, windows (bytes) and timers (seconds).
 
-    ``elide``: whether zero runs are left out of what it sends (F14).
+    ``elide``: whether zero runs are left out of what it sends (F14); ``compress``: whether it is compressed (F17), and for OFF, that nothing
+    compressed is taken; ``bwlimit``: bytes a second that channel 0 may take on the line (0: no limit).
     """
 
     side: Side
@@ -223,6 +236,8 @@ class PumpOptions:
     keepalive: float
     silence: float
     elide: bool = False
+    compress: Compression = Compression.OFF
+    bwlimit: int = 0
 
 
 class Pump:
@@ -236,6 +251,8 @@ class Pump:
         raw.send_window = list(options.send_windows)
         raw.receive_window = list(options.receive_windows)
         raw.elide = options.elide
+        raw.compress = options.compress
+        raw.bwlimit = options.bwlimit
         raw.keepalive_ms = int(options.keepalive * 1000)
         raw.silence_ms = int(options.silence * 1000)
         pump = lib.xs_pump_new(raw)
@@ -289,6 +306,10 @@ class Pump:
     def end_input(self, channel: int) -> None:
         """Take a channel's input for ended."""
         _check(lib.xs_pump_end_input(self._pump, channel))
+
+    def limit(self, bwlimit: int) -> None:
+        """Change ``bwlimit``, from the next frame on."""
+        lib.xs_pump_limit(self._pump, bwlimit)
 
     def abort(self, reason: Reason, text: str, timeout: float) -> None:
         """Send ABORT, waiting at most ``timeout`` seconds for it to leave."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from . import limits
 from .errors import AuthenticationError, ProtocolError
 from .keyschedule import DirectionKeys, KeySchedule, Transcript, proofs_equal
-from .messages import MESSAGE_HEADER_LEN, DestinationHello, MessageType, SourceHello, message_body, push_message
+from .messages import MESSAGE_HEADER_LEN, DestinationHello, Feature, MessageType, SourceHello, message_body, push_message
 from .tls import Credentials, TlsChannel, certificate_names, certificate_pin, record_length
 
 
@@ -208,6 +208,7 @@ class SourceHandshake(_Handshake):
         self._hello = hello
         self._accepted_names = accepted_names if expected_pin is None else None
         self._answer = b""
+        self.features = Feature.NONE  # selected by the destination, and certain once the handshake is confirmed
         self.schedule: KeySchedule | None = None
 
     def start(self) -> None:
@@ -221,7 +222,7 @@ class SourceHandshake(_Handshake):
 
     def _act(self, kind: MessageType, message: bytes) -> None:
         if kind is MessageType.DESTINATION_HELLO:
-            DestinationHello.pull(message, offered=self._hello.features)
+            self.features = Feature(DestinationHello.pull(message, offered=self._hello.features).features)
             self._answer = message
         elif self.schedule is None or not proofs_equal(
             self.schedule.destination_proof(), message_body(message, MessageType.DESTINATION_PROOF)
@@ -250,13 +251,16 @@ class DestinationHandshake(_Handshake):
 
     Usage: ``receive_data`` and ``data_to_send`` until the state is WAIT_CHALLENGE; ``challenge`` with the launcher's 32 bytes; again until
     WAIT_VERDICT; give ``request()`` to the launcher; ``accept(proof)`` with its answer, or drop the connection.
+    Arguments: ``credentials``; ``features``: those that are selected where the source offers them.
     """
 
     role = Role.DESTINATION
 
-    def __init__(self, *, credentials: Credentials) -> None:
+    def __init__(self, *, credentials: Credentials, features: Feature = Feature.NONE) -> None:
         super().__init__(TlsChannel(credentials, server=True))
         self._own_pin = credentials.pin
+        self._known_features = features
+        self.features = Feature.NONE  # selected, once the source is answered
         self._hello = b""
         self._source_hello = b""
         self._proof = b""
@@ -277,7 +281,8 @@ class DestinationHandshake(_Handshake):
         """Answer the source's hello (C2)."""
         with self._failing_for_good():
             self._move(Input.CHALLENGE)
-            self._hello = DestinationHello(challenge=challenge).push()
+            self.features = Feature(self.source_hello.features & self._known_features)
+            self._hello = DestinationHello(challenge=challenge, features=self.features).push()
             self.tls.send(self._hello)
             self._take_messages()
             self._advance()

@@ -42,6 +42,9 @@ REMUS_WINDOW: Final = 1 << 20  # bytes; a Remus checkpoint counts as sent once w
 BACK_WINDOW: Final = 256 << 10  # bytes on channels 1 and 2: xl's answers are 200 bytes, its -vvv log some tens of KiB
 WINDOW_MIN: Final = 64 << 10  # bytes; less than one pipe's content only costs round trips
 
+BWLIMIT_MIN: Final = 64 << 10  # bytes a second; a frame of 512 KiB then takes 8 s, and a guest of 1 GiB 5 hours: less is a slip of the hand
+BWLIMIT_MAX: Final = 1 << 40  # bytes a second: more than any link has
+
 KEEPALIVE_SECONDS: Final = 5.0  # F10; NAT and firewall state lives 60 s or longer for established TCP
 # Longer than the 40 s of the outages that plain TCP was seen to survive during xl's final handshake: a lost link ends the migration.
 SILENCE_SECONDS: Final = 60.0

@@ -12,8 +12,14 @@ from .request import ReceiveRequest
 from .wire import Reader, pull_texts, push_text, push_texts, push_uint, push_vector
 
 VERSION = 1
-FEATURES = 0  # every bit of version 1 is still free
 MESSAGE_HEADER_LEN = 1 + 2  # bytes: type, length
+
+
+class Feature(enum.IntFlag):
+    """What a source offers and a destination selects in ``features`` (section 3); the other bits are free."""
+
+    NONE = 0
+    ZSTD = 1  # DATA of channel 0 may be compressed (F17)
 
 
 class MessageType(enum.IntEnum):
@@ -99,7 +105,7 @@ class SourceHello:
     purpose: Purpose
     key_id: bytes
     contact: Contact = NO_CONTACT
-    features: int = FEATURES
+    features: int = Feature.NONE
 
     def push(self) -> bytes:
         """The whole message."""
@@ -129,14 +135,14 @@ class DestinationHello:
     """What the destination answers (C2); ``challenge`` is 32 bytes from the launcher."""
 
     challenge: bytes
-    features: int = FEATURES
+    features: int = Feature.NONE
 
     def push(self) -> bytes:
         """The whole message."""
         return push_message(MessageType.DESTINATION_HELLO, push_uint(VERSION, 1) + push_uint(self.features, 4) + self.challenge)
 
     @classmethod
-    def pull(cls, message: bytes, *, offered: int = FEATURES) -> DestinationHello:
+    def pull(cls, message: bytes, *, offered: int = Feature.NONE) -> DestinationHello:
         """Read a whole message; ``offered`` are the features that the source named."""
         reader = Reader(message_body(message, MessageType.DESTINATION_HELLO), "DESTINATION_HELLO")
         _pull_version(reader)

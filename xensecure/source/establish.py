@@ -6,22 +6,23 @@ from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
-from ..link.engine import find_backend
+from ..link.engine import compiled_features, find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
 from ..proto.errors import AuthenticationError, StateError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
 from ..proto.keyschedule import KeySchedule
-from ..proto.messages import Purpose, SourceHello
+from ..proto.messages import Feature, Purpose, SourceHello
 from ..proto.tls import Credentials
 
 
 @dataclass
 class Connection:
-    """A confirmed connection: its control frames, the key schedule (for PAIR and ROTATE), the key-exchange group's name."""
+    """A confirmed connection: its control frames, the key schedule (for PAIR and ROTATE), the key-exchange group's name, what was agreed on."""
 
     channel: FrameChannel
     schedule: KeySchedule
     group: str
+    features: Feature
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def establish(
         if handshake.schedule is None:
             raise AuthenticationError("confirmed without a key schedule")
         channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule), cipher=cipher)
-        return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name)
+        return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name, features=handshake.features)
     except BaseException:
         sock.close()
         raise
@@ -113,10 +114,17 @@ def _attempt(config: Config, credentials: Credentials, route: Route, purpose: Pu
     return establish(
         credentials=credentials,
         target=route.target,
-        hello=SourceHello(purpose=purpose, key_id=link_key.id),
+        hello=SourceHello(purpose=purpose, key_id=link_key.id, features=_wanted_features(route.options, purpose)),
         key=link_key.key,
         pin=None if config.trust == "ca" else peer.pin,
         names=(peer.name, *peer.contact.addresses),
         seconds=route.options.connect_timeout,
         cipher=config.cipher,
     )
+
+
+def _wanted_features(options: HostOptions, purpose: Purpose) -> Feature:
+    """What to offer: no more than is wanted, so that a destination which can do less is as good a one."""
+    if purpose is Purpose.MIGRATE and options.compress != "off":
+        return compiled_features() & Feature.ZSTD
+    return Feature.NONE

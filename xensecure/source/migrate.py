@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, peer_address
-from ..link.engine import Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
+from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
 from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
@@ -22,6 +22,7 @@ from ..proto.request import ReceiveRequest
 from .establish import Connection, find_route, reach
 from .hooked import MigrationHooks
 from .progress import Progress
+from .tuning import agreed_compression, change_limit
 
 PROGRAM = "xensecure"
 # Long enough for one frame to leave over a slow link, short enough for somebody who has asked us to stop.
@@ -43,11 +44,12 @@ _LOST = {
 
 @dataclass(frozen=True)
 class Job:
-    """What xl asks for: which host, which request, with which options."""
+    """What xl asks for: which host, which request, with which options; ``reread`` makes these anew from the configuration as it is now."""
 
     host: str
     request: ReceiveRequest
     options: HostOptions
+    reread: Callable[[], HostOptions]
 
 
 def migrate(config: Config, job: Job) -> int:
@@ -80,9 +82,16 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks) ->
         hooks.knows(session=accept.session_id.hex())
         if job.options.verbose > 1:
             say(PROGRAM, f"session {accept.session_id.hex()}")
+        compression = agreed_compression(job.options, connection.features, route.peer.name)
         details = f"{connection.group}, {connection.channel.link.backend}"
-        progress = Progress(peer=route.peer.name, details=details, quiet=job.options.quiet, checkpointed=job.request.checkpointed)
-        return _Session(connection, accept, job, stop, progress, hooks).run()
+        progress = Progress(
+            peer=route.peer.name,
+            details=details,
+            quiet=job.options.quiet,
+            checkpointed=job.request.checkpointed,
+            compressed=compression is not Compression.OFF,
+        )
+        return _Session(connection, accept, job, stop, progress, hooks, compression).run()
     finally:
         connection.channel.close()
 
@@ -118,16 +127,19 @@ class Ended:
 class StopSignal:
     """SIGTERM: ends the making of a connection at once; after ``defer`` something to be asked for, and a descriptor that wakes the pump.
 
-    SIGINT is left to xl, which is in our process group: it ends, and so does our standard input.
+    SIGINT is left to xl, which is in our process group: it ends, and so does our standard input. So does SIGHUP of a terminal that is closed; sent to
+    us it asks for the configuration to be read again.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.hung_up = False
         self._deferred = False
         self.wake, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGHUP, self._hang_up)
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
@@ -148,8 +160,11 @@ class StopSignal:
         if self.asked:
             raise LinkLostError(_STOPPED)
 
+    def _hang_up(self, _number: int, _frame: object) -> None:
+        self.hung_up = True
+
     def defer(self) -> None:
-        """From now on somebody looks at ``asked`` whenever ``wake`` is readable."""
+        """From now on somebody looks at ``asked`` and ``hung_up`` whenever ``wake`` is readable."""
         self._deferred = True
 
     def drain(self) -> None:
@@ -164,11 +179,19 @@ class _Session:
     """The pump's life, from ACCEPT to EXIT."""
 
     def __init__(
-        self, connection: Connection, accept: Accept, job: Job, stop: StopSignal, progress: Progress, hooks: MigrationHooks
+        self,
+        connection: Connection,
+        accept: Accept,
+        job: Job,
+        stop: StopSignal,
+        progress: Progress,
+        hooks: MigrationHooks,
+        compression: Compression,
     ) -> None:
         self._stop = stop
         self._hooks = hooks
         self._progress = progress
+        self._reread, self._options = job.reread, job.options
         self._checkpointed = job.request.checkpointed
         window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
         self._pump = Pump(
@@ -181,6 +204,8 @@ class _Session:
                 keepalive=job.options.keepalive,
                 silence=job.options.silence,
                 elide=job.options.elide == "on",
+                compress=compression,
+                bwlimit=job.options.bwlimit,
             )
         )
         self._pump.attach(connection.channel.link, connection.channel.sock.fileno())
@@ -218,6 +243,9 @@ class _Session:
             if self._stop.asked:
                 self._pump.abort(Reason.STOPPED, "stopped by SIGTERM at the source", _ABORT_SECONDS)
                 raise LinkLostError(f"stopped by SIGTERM; {self._where_is_it(stats)}")
+            if self._stop.hung_up:
+                self._stop.hung_up = False
+                self._options = change_limit(self._pump, self._reread, self._options)
             self._progress.show(stats)
 
     def _phase(self, stats: Stats) -> None:

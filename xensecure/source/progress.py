@@ -18,12 +18,13 @@ class Progress:
     """Shows one session.
 
     Arguments: ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing; ``checkpointed``: this is
-    no move, but goes on until one of the hosts ends.
+    no move, but goes on until one of the hosts ends; ``compressed``: the stream is compressed, and what that has left is told.
     """
 
-    def __init__(self, *, peer: str, details: str, quiet: bool, checkpointed: bool = False) -> None:
+    def __init__(self, *, peer: str, details: str, quiet: bool, checkpointed: bool = False, compressed: bool = False) -> None:
         self.domain = "?"
         self._checkpointed = checkpointed
+        self._compressed = compressed
         self._peer = peer
         self._details = details
         self._quiet = quiet
@@ -49,7 +50,8 @@ class Progress:
     def _figures(self, stats: Stats) -> str:
         seconds = max(time.monotonic() - self._start, 0.001)
         done = stats.channel_bytes[0]
-        return f"{size(done)} in {duration(seconds)} ({size(done / seconds)}/s)"
+        line = f", {size(stats.link_sent)} on the line" if self._compressed else ""
+        return f"{size(done)} in {duration(seconds)} ({size(done / seconds)}/s{line})"
 
     def _clear(self) -> None:
         if self._width:

@@ -15,7 +15,7 @@ fail() { say "$*"; exit 1; }
 # ---- system packages
 
 # binutils: nm and readelf for the stub toolstack. python3-venv: Debian keeps ensurepip there.
-packages="binutils gcc iproute2 libc6-dev libssl-dev python3 python3-venv"
+packages="binutils gcc iproute2 libc6-dev libssl-dev libzstd-dev python3 python3-venv"
 # A Python of one's own brings its headers; Debian's has them in python3-dev.
 case $(command -v "${PYTHON:-python3}" || echo /usr/bin/python3) in
 /usr/bin/* | /bin/*) packages="$packages python3-dev" ;;

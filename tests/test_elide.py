@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.twin import frames
-from xensecure.link.engine import Event, Link, Lost, Pump, PumpOptions, Side
+from xensecure.link.engine import Compression, Event, Link, Lost, Pump, PumpOptions, Side
 from xensecure.proto import limits
 from xensecure.proto.handshake import LinkKeys
 from xensecure.proto.keyschedule import DirectionKeys
@@ -57,7 +57,7 @@ class End:
 
 
 @contextlib.contextmanager
-def end_of(side: Side, *, elide: bool = True) -> Iterator[End]:
+def end_of(side: Side, *, elide: bool = True, compress: Compression = Compression.OFF) -> Iterator[End]:
     """A pump of that side, connected."""
     ours, line = socket.socketpair()
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -76,6 +76,7 @@ def end_of(side: Side, *, elide: bool = True) -> Iterator[End]:
             keepalive=0,
             silence=0,
             elide=elide,
+            compress=compress,
         )
     )
     pump.attach(Link(LinkKeys(send=DirectionKeys(*send), receive=DirectionKeys(*receive))), ours.fileno())

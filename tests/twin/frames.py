@@ -1,6 +1,7 @@
-"""A slow twin of the engine's frames, written from docs/protocol.md section 4 (F1 to F4, F14, F15) alone.
+"""A slow twin of the engine's frames, written from docs/protocol.md section 4 (F1 to F4, F14, F15, F17, F18) alone.
 
-It shares nothing with csrc/: AES-GCM is that of the package "cryptography", HKDF-Expand is spelt out with hmac.
+It shares nothing with csrc/: AES-GCM is that of the package "cryptography", HKDF-Expand is spelt out with hmac,
+Zstandard is the command zstd.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import hashlib
 import hmac
 import re
 import struct
+import subprocess
+import tempfile
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,6 +21,7 @@ HEADER = struct.Struct(">BBBBIQ")
 
 DATA = 4
 ELIDED = 0x01
+COMPRESSED = 0x04
 PIECE = struct.Struct(">II")
 """F14: zeros, literals."""
 
@@ -73,6 +77,40 @@ def unpack(payload: bytes) -> bytes:
     return content
 
 
+def _zstd(data: bytes, *options: str) -> bytes:
+    """What zstd makes of some bytes; ValueError if it will not. They are in a file, so that it knows their number."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        done = subprocess.run(["zstd", "-qc", *options, file.name], capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def compress(content: bytes, level: int = 1) -> bytes:
+    """F17: the payload that stands for content."""
+    return _zstd(content, f"-{level}", "--no-check")
+
+
+def content_length(payload: bytes) -> int:
+    """How long the content is that a compressed payload says it stands for; ValueError for any first bytes but those of F18."""
+    width, base, least = {0x20: (1, 0, 0), 0x60: (2, 256, 256), 0xA0: (4, 0, 65792)}.get(payload[4] if len(payload) >= 9 else 0, (0, 0, 0))
+    length = int.from_bytes(payload[5 : 5 + width], "little") + base
+    if payload[:4] != bytes.fromhex("28b52ffd") or not width or not max(least, len(payload) + 1) <= length <= CONTENT_MAX:
+        raise ValueError("not a compressed frame's first bytes")
+    return length
+
+
+def decompress(payload: bytes) -> bytes:
+    """The content that a compressed payload stands for; ValueError if it stands for none of the length that it says."""
+    length = content_length(payload)
+    content = _zstd(payload, "-d", "--no-pass-through")
+    if len(content) != length:
+        raise ValueError("another length than it says")
+    return content
+
+
 @dataclass
 class Direction:
     """One direction of a link."""
@@ -106,8 +144,8 @@ class Direction:
         """(type, channel, offset, content) of a frame; raises cryptography's InvalidTag, or ValueError."""
         header = frame[: HEADER.size]
         kind, channel, flags, zero, length, offset = HEADER.unpack(header)
-        if flags not in ((0, ELIDED) if kind == DATA else (0,)) or zero or len(frame) != HEADER.size + length + TAG_LEN:
+        if flags not in ((0, ELIDED, *(() if channel else (COMPRESSED,))) if kind == DATA else (0,)) or zero or len(frame) != HEADER.size + length + TAG_LEN:
             raise ValueError("not a frame of version 1")
         nonce = self._next(length)  # first: it may change the key
         payload = AESGCM(self.key).decrypt(nonce, frame[HEADER.size :], header)
-        return kind, channel, offset, unpack(payload) if flags else payload
+        return kind, channel, offset, {0: bytes, ELIDED: unpack, COMPRESSED: decompress}[flags](payload)

@@ -34,7 +34,7 @@ def change_limit(pump: Pump, reread: Callable[[], HostOptions], old: HostOptions
         say(PROGRAM, f"SIGHUP: {error}; bwlimit stays {limit_words(old.bwlimit)}")
         return old
     pump.limit(new.bwlimit)
-    say(PROGRAM, f"SIGHUP: bwlimit {'is now' if new.bwlimit != old.bwlimit else 'stays'} {limit_words(new.bwlimit)}")
+    say(PROGRAM, f"SIGHUP: bwlimit was {limit_words(old.bwlimit)} and is {limit_words(new.bwlimit)}")
     return new
 
 

@@ -24,7 +24,7 @@ from xensecure.link.peers import LinkKey, Peer, Peers
 from xensecure.proto.errors import XensecureError
 from xensecure.proto.handshake import DestinationHandshake, SourceHandshake, State
 from xensecure.proto.keyschedule import key_id
-from xensecure.proto.messages import Contact, Purpose, SourceHello
+from xensecure.proto.messages import Contact, Feature, Purpose, SourceHello
 from xensecure.proto.tls import Credentials, TlsChannel, record_length
 
 Change = Callable[[bytes], bytes]
@@ -114,9 +114,9 @@ class World:
         pin = None if self.trust == "ca" else self.destination.pin
         return SourceHandshake(credentials=credentials or self.source, hello=hello or self.hello(), expected_pin=pin, accepted_names=("hv2",))
 
-    def destination_handshake(self) -> DestinationHandshake:
+    def destination_handshake(self, *, features: Feature = Feature.NONE) -> DestinationHandshake:
         """hv2's side, as in destination/receiver.py."""
-        return DestinationHandshake(credentials=self.destination)
+        return DestinationHandshake(credentials=self.destination, features=features)
 
     def judge(self, handshake: DestinationHandshake, challenge: bytes) -> Verdict:
         """The launcher's verdict."""
@@ -158,10 +158,11 @@ class Exchange:
         link_key: bytes | None = None,
         up: Way | None = None,
         down: Way | None = None,
+        features: Feature = Feature.NONE,
     ) -> None:
         self.world = world
         self.source = source or world.source_handshake()
-        self.destination = world.destination_handshake()
+        self.destination = world.destination_handshake(features=features)
         self.up, self.down = up or Way(), down or Way()
         self.link_key = link_key or world.link_key
         self.challenge = secrets.token_bytes(32)

@@ -14,7 +14,7 @@ from xensecure.proto import handshake as module
 from xensecure.proto import limits
 from xensecure.proto.errors import AuthenticationError, ProtocolError
 from xensecure.proto.handshake import TABLE, DestinationHandshake, Input, Role, SourceHandshake, State, destination_link_keys, source_link_keys
-from xensecure.proto.messages import Contact, DestinationHello, MessageType, Purpose, SourceHello, push_message
+from xensecure.proto.messages import Contact, DestinationHello, Feature, MessageType, Purpose, SourceHello, push_message
 
 CHALLENGE = bytes(range(32))
 MESSAGES = {
@@ -229,6 +229,16 @@ def test_unknown_features_are_offered_in_vain(world: World, features: int) -> No
     exchange = Exchange(world, source=source).run()
     assert exchange.confirmed
     assert DestinationHello.pull(exchange.destination.request().destination_hello).features == 0
+
+
+@pytest.mark.parametrize("offered", [0, 1, 0x80000001])
+@pytest.mark.parametrize("known", list(Feature))
+def test_features_that_both_know(world: World, offered: int, known: Feature) -> None:
+    """What is offered and known is selected, and nothing else; both ends come to the same, and the launcher to its verdict."""
+    source = world.source_handshake(hello=SourceHello(purpose=Purpose.MIGRATE, key_id=world.hello().key_id, features=offered))
+    exchange = Exchange(world, source=source, features=known).run()
+    assert exchange.confirmed
+    assert exchange.source.features == exchange.destination.features == offered & known
 
 
 BAD_DESTINATION_HELLOS = {

@@ -144,7 +144,8 @@ class Direction:
         """(type, channel, offset, content) of a frame; raises cryptography's InvalidTag, or ValueError."""
         header = frame[: HEADER.size]
         kind, channel, flags, zero, length, offset = HEADER.unpack(header)
-        if flags not in ((0, ELIDED, *(() if channel else (COMPRESSED,))) if kind == DATA else (0,)) or zero or len(frame) != HEADER.size + length + TAG_LEN:
+        allowed = {0, ELIDED} | ({COMPRESSED} if channel == 0 else set()) if kind == DATA else {0}
+        if flags not in allowed or zero or len(frame) != HEADER.size + length + TAG_LEN:
             raise ValueError("not a frame of version 1")
         nonce = self._next(length)  # first: it may change the key
         payload = AESGCM(self.key).decrypt(nonce, frame[HEADER.size :], header)

@@ -22,7 +22,8 @@ PV_VERSION = "4.17.5"
 # dom0: what a Xen host has, what xensecure's package depends on, and what the lab itself uses there.
 DOM0 = (
     *("systemd-sysv", "kmod", "xen-utils-4.17", "xenstore-utils", "iproute2", "openssh-server", "openssh-client", "procps", "iputils-ping"),
-    *("python3", "python3-cryptography", "python3-cffi-backend", "python3-openssl", "python3-pyroute2", "libipsec-mb1", "libzstd1", "busybox", "socat", "strace"),
+    *("python3", "python3-cryptography", "python3-cffi-backend", "python3-openssl", "python3-pyroute2", "libipsec-mb1", "libzstd1"),
+    *("busybox", "socat", "strace"),
 )
 # The guest that does what guests do.
 USERLAND = ("sqlite3", "procps")

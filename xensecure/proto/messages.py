@@ -148,7 +148,7 @@ class DestinationHello:
         _pull_version(reader)
         hello = cls(features=reader.pull_uint(4), challenge=reader.pull_bytes(limits.CHALLENGE_LEN))
         reader.finish()
-        if hello.features & ~offered:
+        if hello.features & ~int(offered):  # int: the complement of a Feature has no bits but those that are known
             raise reader.fault("it selects features that were not offered")
         return hello
 

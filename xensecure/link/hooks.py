@@ -256,7 +256,8 @@ class _Run:
                     poll.unregister(output)
                 if ended in ready:
                     return ""
-                if any(descriptor in ready for descriptor in abandon):
+                # Twice: between the two a signal's handler has run, and may have found that it is nothing to end a hook for.
+                if any(descriptor in ready for descriptor in abandon) and any(descriptor in abandon for descriptor, _ in poll.poll(0)):
                     return "nobody waits for it any more"
         finally:
             os.close(ended)

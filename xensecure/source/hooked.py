@@ -98,7 +98,7 @@ def _let_go_of_xl() -> None:
     """In the child: no pipe, socket, process group or terminal of xl's and ours but standard error."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor in (_STDIN, _STDOUT):

@@ -134,7 +134,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.asked = False
         self.hung_up = False
-        self._deferred = False
+        self._deferred = self._held = False
         self.wake, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -143,25 +143,34 @@ class StopSignal:
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
+        self._rouse()  # a SIGHUP that came with it may have taken its byte
         if not self._deferred:
             raise LinkLostError(_STOPPED)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """For as long as hooks run: they watch ``wake``, and must be ended before we end."""
-        self._deferred = True
+        self._deferred = self._held = True
         try:
             yield
         except HookError:
             if not self.asked:
                 raise
         finally:
-            self._deferred = False
+            self._deferred = self._held = False
+        if self.hung_up:
+            self._rouse()
         if self.asked:
             raise LinkLostError(_STOPPED)
 
     def _hang_up(self, _number: int, _frame: object) -> None:
         self.hung_up = True
+        if self._held:
+            self.drain()  # it is for later, and must not end the hooks
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._end, b"\0")
 
     def defer(self) -> None:
         """From now on somebody looks at ``asked`` and ``hung_up`` whenever ``wake`` is readable."""

@@ -254,4 +254,4 @@ CASES: dict[str, Callable[[str], str]] = {
     "remus": replicated,
 }
 # What depends on the kind of guest, or on the hypervisor; the rest is the same for both, and is done with the first.
-WITH_EVERY_GUEST = ("token", "moves", "smp", "bank", "options", "cut", "kill-xl")
+WITH_EVERY_GUEST = ("token", "moves", "smp", "kill-xl")

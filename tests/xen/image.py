@@ -103,7 +103,9 @@ def _put_tools(tools: Path, root: Path) -> None:
     found = [path for path in ("usr/local/sbin/xl", "usr/sbin/xl") if (tools / path).exists()]
     if not found:
         raise LabError(f"{tools}: neither usr/local/sbin/xl nor usr/sbin/xl is there; give the DESTDIR of 'make install-tools'")
-    run(["cp", "-a", "--remove-destination", f"{tools}/.", root])
+    packed = root.parent / "tools.tar"
+    run(["tar", "-C", tools, "-cf", packed, "."])
+    run(["tar", "-C", root, "--keep-directory-symlink", "-xf", packed])  # /var/run is a link in Debian
     run(["chroot", root, "ldconfig", "/usr/local/lib", "/usr/lib"])
     _put(root / "etc/xensecure/xensecure.toml", f'{_CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
     if (tools / "etc/init.d/xencommons").exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from ..destination.invite import default_addresses, make_token
 from ..link import hardening
-from ..link.config import ADDRESS_PATTERN, Config, load_config
+from ..link.config import Config, is_address, load_config
 from ..link.identity import load_credentials, make_identity
 from ..link.peers import Peer, Peers
 from ..link.say import say
@@ -92,16 +93,17 @@ def _enroll(config: Config, chosen: argparse.Namespace) -> int:
 
 
 def _peers(config: Config, chosen: argparse.Namespace) -> int:
-    peers = Peers(config).all()
+    stored = Peers(config)
+    peers, damaged = stored.all(), stored.damaged()
     if chosen.json:
         _out(json.dumps([_described(peer) for peer in peers]))
-    elif not peers:
+    elif not peers and not damaged:
         _out("no peers yet; 'xensecurectl invite' on one host, 'xensecurectl join TOKEN' on the other")
     for peer in peers if not chosen.json else []:
         generation = "/".join(str(key.generation) for key in peer.keys)
         where = f"{','.join(peer.contact.addresses):30} port {peer.contact.port:<6}"
         _out(f"{peer.name:20} {where} key generation {generation}, {_age(peer.rotated or peer.since)} old")
-    return 0
+    return StateError.exit_code if damaged else 0
 
 
 def _described(peer: Peer) -> dict[str, object]:
@@ -124,7 +126,10 @@ def _age(moment: int) -> str:
 
 def _show(config: Config, chosen: argparse.Namespace) -> int:
     if chosen.host is None:
-        contact = {"name": config.name, "port": config.port, "addresses": list(default_addresses(config))}
+        addresses: list[str] = []
+        with contextlib.suppress(StateError):  # a host without one, or without the library that lists them
+            addresses = list(default_addresses(config))
+        contact = {"name": config.name, "port": config.port, "addresses": addresses}
         shown = {**contact, "pin": load_credentials(config).pin.hex(), "configuration": config.path, "state": str(config.state)}
     else:
         shown = _described(_known(config, chosen.host))
@@ -139,7 +144,7 @@ def _show(config: Config, chosen: argparse.Namespace) -> int:
 
 def _plain(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
+        return "none" if not value else ", ".join(_plain(item) for item in value)
     if isinstance(value, dict):
         return f"generation {value['generation']} (id {value['id']})"
     return str(value)
@@ -215,13 +220,11 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _address(text: str) -> str:
     """An address for a token: an IP address, or a name that the other host can resolve."""
-    try:
+    if not is_address(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address and no host name")
+    with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(text))
-    except ValueError:
-        # Digits and dots, or colons, that are no IP address are a slip, perhaps a port behind it.
-        if not ADDRESS_PATTERN.fullmatch(text) or re.fullmatch(r"[0-9.:]+|.*(:|\.\.).*", text):
-            raise argparse.ArgumentTypeError(f"{text!r} is no address and no host name") from None
-        return text
+    return text
 
 
 def main() -> int:

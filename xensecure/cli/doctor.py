@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import stat
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from OpenSSL import SSL
 
 from .. import __version__
-from ..link import store
+from ..link import hardening, store
 from ..link.config import WILDCARDS, Config
 from ..link.connection import Deadline, Target, Wire, connect, run_handshake
 from ..link.engine import compiled_backends, find_backend
@@ -71,7 +72,22 @@ def _state(config: Config) -> str:
             modes.append(f"{folder.name} {stat.S_IMODE(folder.stat().st_mode):04o}")
     peers = Peers(config)
     peers.require_private()
+    if damaged := peers.damaged():
+        raise StateError(damaged[0])
+    if config.state.exists():
+        with peers.locked():
+            probe = config.state / "doctor"
+            store.write_secret(probe, b"written to see whether there is room\n")
+            store.remove(probe)
     return f"state: {config.state} ({', '.join(modes) or 'not there'}); peers: {len(peers.all())}"
+
+
+def _receiving(config: Config) -> str:
+    """What the launcher needs to start a receive."""
+    if not os.access(config.xl, os.X_OK):
+        raise StateError(f"{config.xl} cannot be run: no domain can arrive; set [receive] xl")
+    user = f", receivers of user {hardening.find_user(config.user).pw_name}" if os.geteuid() == 0 else ""
+    return f"xl: {config.xl}{user}"
 
 
 def _launcher(config: Config) -> str:
@@ -98,4 +114,4 @@ def _port(config: Config) -> str:
     return f"port {config.port}: a receiver and its launcher answer, by {handshake.tls.group_name}"
 
 
-_CHECKS: tuple[Callable[[Config], str], ...] = (_version, _tls, _backends, _cipher, _configuration, _identity, _state, _launcher, _port)
+_CHECKS: tuple[Callable[[Config], str], ...] = (_version, _tls, _backends, _cipher, _configuration, _identity, _state, _receiving, _launcher, _port)

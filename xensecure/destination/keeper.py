@@ -103,7 +103,10 @@ class Keeper:
 
     def _pair(self, packet: bytes, verdict: Verdict) -> None:
         launcher.body(packet, Kind.STORE).finish()
-        name = pairing.store(verdict, self._peers, self._config, self._address)
+        try:
+            name = pairing.store(verdict, self._peers, self._config, self._address)
+        except StateError as error:
+            raise RefusedError(f"the link key cannot be stored there ({error})", Reason.LOCAL_FAULT) from None
         wipe(verdict.schedule.secret())
         self._packets.send(launcher.push_empty(Kind.STORED))
         packet, _ = self._packets.receive(_PAIRING_SECONDS)

@@ -94,6 +94,9 @@ class Launcher:
         with contextlib.closing(sock):
             uid, gid, pid = peer_user(sock)
             if uid != self._user and gid != self._group:
+                if uid == 0:
+                    say(PROGRAM, f"process {pid} of root connected, and is no receiver; was a second xensecure-launcher started?")
+                    return
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted to be a receiver; only user {self._user} and group {self._group} may")
                 return
             if list(self._served.values()).count(pid) >= _PER_RECEIVER:

@@ -138,9 +138,18 @@ def _user(value: Any) -> str:
     return str(value)
 
 
+def is_address(text: str) -> bool:
+    """Whether it can be a host's address: an IP address, or a name that may be resolved. Digits, dots and colons that are neither are a slip."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return bool(ADDRESS_PATTERN.fullmatch(text)) and not re.fullmatch(r"[0-9.:]+|.*(:|\.\.).*", text)
+    return True
+
+
 def _addresses(value: Any) -> tuple[str, ...]:
     found = _texts(value)
-    if not all(ADDRESS_PATTERN.fullmatch(address) for address in found):
+    if not all(is_address(address) for address in found):
         raise ValueError
     return found
 
@@ -198,7 +207,7 @@ _PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
 
 HOST_KEYS: dict[str, _Key] = {
     "peer": _Key("peer", f"the peer's name: {_NEED_NAME}", _name),
-    "address": _Key("address", "an IP address or a name, or a list of up to 8", _addresses),
+    "address": _Key("address", "an IP address or a name without a port, or a list of up to 8", _addresses),
     "port": _PORT,
     "bind": _Key("bind", "an IP address of this host", _ip),
     "family": _Key("family", "'any', 'inet' or 'inet6'", _one_of("any", "inet", "inet6")),

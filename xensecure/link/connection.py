@@ -166,6 +166,8 @@ def _ended(handshake: SourceHandshake | DestinationHandshake) -> AuthenticationE
         return AuthenticationError(
             "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why"
         )
+    if isinstance(handshake, DestinationHandshake):
+        return LinkLostError("the source went away during the key exchange ('xensecurectl doctor' does that)")
     return LinkLostError("the peer closed the connection during the key exchange; is xensecure-launcher running? xensecured's log there says more")
 
 

@@ -125,6 +125,18 @@ class Peers:
         """Every peer, by name; a damaged file is passed over with a line in the log, for it must not shut the others out."""
         return _read_all(_read_peer, store.usable_files(self._peers, ".peer"))
 
+    def damaged(self) -> list[str]:
+        """What is wrong with the files of peers that are passed over."""
+        found = []
+        for path in store.usable_files(self._peers, ".peer"):
+            try:
+                wipe_keys(_read_peer(path))
+            except FileNotFoundError:
+                continue
+            except StateError as error:
+                found.append(str(error))
+        return found
+
     def require_private(self) -> None:
         """StateError if others can read a peer's or an invitation's file: no start with secrets that are none."""
         for folder, suffix in ((self._peers, ".peer"), (self._invitations, ".invitation")):

@@ -44,13 +44,15 @@ _PAUSES = (0.2, 0.5, 1.0)  # seconds between attempts to renew a key that the pe
 
 def join(config: Config, token: Token, *, bind: str = "", family: str = "any") -> Peer:
     """Meet the host that printed the token (P3 to P8); returns it as stored. TokenError if the token cannot be used."""
-    _check_contact(config, token.contact)
     credentials = load_credentials(config)
+    if token.pin == credentials.pin:
+        raise TokenError("this token was made on this very host; run 'xensecurectl join' on the other one")
+    _check_contact(config, token.contact)
     peers = Peers(config)
     other = peers.find(token.contact.name)
     if other is not None and other.pin != token.pin:
         raise StateError(f"another host called {token.contact.name} is known here; 'xensecurectl forget {other.name}' first if it is gone")
-    remedy = "run the same 'xensecurectl join' again: the token is not used up; the log of xensecured there may say more"
+    remedy = "run the same 'xensecurectl join' again: the token is not used up"
     with _renewal(peers, token.contact.name), _remedy(remedy):
         connection, address = _reach_inviter(config, credentials, token, bind=bind, family=family)
         try:
@@ -86,9 +88,11 @@ def _remedy(words: str) -> Iterator[None]:
     except LinkLostError as error:
         raise LinkLostError(f"{error}; {words}") from None
     except RefusedError as error:
-        if error.reason is not Reason.LAUNCHER_LOST:
+        if error.reason not in (Reason.LAUNCHER_LOST, Reason.LOCAL_FAULT):
             raise
         raise RefusedError(f"{error}; {words}", error.reason) from None
+    except StateError as error:
+        raise StateError(f"{error}; {words}") from None
 
 
 def own_addresses(config: Config) -> tuple[str, ...]:

@@ -28,8 +28,9 @@ test-python: setup-test $(ENGINE) ## the Python tests, with the newest libraries
 test-debian: setup-test ## the same tests with Debian's Python, cryptography, pyOpenSSL and cffi
 	scripts/test-debian.sh $(PYTEST)
 
-test-c: setup-test ## the engine's C tests under ASan and UBSan
+test-c: setup-test ## the engine's C tests under ASan and UBSan, those with threads under TSan
 	tests/c/run.sh
+	tests/c/run.sh --tsan
 
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)

@@ -37,8 +37,9 @@ CFLAGS = [
     "-U_FORTIFY_SOURCE",
     "-D_FORTIFY_SOURCE=2",
     "-fvisibility=hidden",
+    "-pthread",
 ]
-LDFLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
+LDFLAGS = ["-pthread", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
 
 
 class Extra(NamedTuple):  # no dataclass: setuptools runs this file outside of any module

@@ -5,7 +5,9 @@
  * Three layers, each using only the one above it in this list:
  *   link     the keys of one connection: seal and open frames            (no I/O)
  *   session  the three channels of one domain: queues, windows, phases   (no I/O)
- *   pump     descriptors, polling, time
+ *   pump     descriptors, polling, time, threads
+ *
+ * A pump is one thread's: none of its functions may be called while another runs.
  */
 #ifndef XS_ENGINE_H
 #define XS_ENGINE_H
@@ -20,6 +22,7 @@ enum {
     XS_IV_LEN = 12,
     XS_PAYLOAD_MAX = 1 << 20,   /* F2 */
     XS_CHANNELS = 3,
+    XS_LANES_MAX = 8,           /* links a session at once: docs/protocol.md, section 6 */
     XS_XL_HEAD_MAX = 1 << 20    /* largest domain configuration (JSON) kept for Python, bytes */
 };
 
@@ -39,9 +42,10 @@ enum xs_type {
     XS_RESUME, XS_JOIN, XS_QUERY, XS_ABORT
 };
 
-enum xs_flag {                  /* of DATA; at most one of them */
+enum xs_flag {                  /* of DATA */
     XS_ELIDED = 1,              /* its zero runs are left out (F14) */
-    XS_COMPRESSED = 4           /* on channel 0: it is compressed (F17) */
+    XS_AGAIN = 2,               /* bytes that were sent before, on a lane that was lost (J6) */
+    XS_COMPRESSED = 4           /* on channel 0, and not with XS_ELIDED: it is compressed (F17) */
 };
 
 enum xs_role { XS_SOURCE = 0, XS_DESTINATION = 1 };
@@ -49,7 +53,7 @@ enum xs_role { XS_SOURCE = 0, XS_DESTINATION = 1 };
 struct xs_header {
     uint8_t type;
     uint8_t channel;
-    uint8_t flags;              /* 0, or an enum xs_flag with XS_DATA */
+    uint8_t flags;              /* enum xs_flag; 0 but with XS_DATA */
     uint32_t length;            /* of the payload, bytes */
     uint64_t offset;
 };
@@ -116,6 +120,8 @@ enum xs_event {                 /* results of xs_pump_run */
     XS_EV_OUTPUTS_ENDED,        /* destination: xl's stdout and stderr have ended and been read to their end */
     XS_EV_INPUT_ENDED,          /* destination: channel 0 has ended and all of it is in xl's pipe: close channel_fd[0] now, so that
                                    xl sees the end; the pump has forgotten that descriptor. Once a session */
+    XS_EV_LANE_LOST,            /* a link is lost while others live, and the session goes on: stats.lane_lost, lane_errno; the pump has forgotten
+                                   the socket, which is stats.lane_socket */
     XS_EV_ENDED                 /* the session has ended well (F12); stats.exit_kind, exit_value */
 };
 
@@ -158,28 +164,32 @@ struct xs_stats {               /* a snapshot */
     int32_t reason;             /* of ABORT */
     int32_t exit_kind, exit_value;      /* -1 before EXIT */
     int32_t sink_broken[3];     /* the reader of a channel that we deliver has gone: what comes is discarded */
+    int32_t lanes;              /* links that live */
+    int32_t lane_socket;        /* of the last XS_EV_LANE_LOST: its descriptor, -1 before */
+    int32_t lane_lost, lane_errno;      /* ... and why: enum xs_lost */
 };
 
 struct xs_pump *xs_pump_new(const struct xs_pump_options *options);
 void xs_pump_free(struct xs_pump *pump);        /* wipes the queues; frees the link it holds; closes no descriptor */
 
 /* Give the pump a connection: its keys (the pump owns the link from now on) and its non-blocking socket (which it does not close,
- * and does not touch any more once it has said XS_EV_LOST, but for xs_pump_abort). The session goes on with what is not yet
- * acknowledged. Returns XS_OK, or an error (a link is attached and not lost, or memory is lacking): the caller keeps the link then. */
+ * and does not touch any more once it has said XS_EV_LOST, but for xs_pump_abort, or XS_EV_LANE_LOST for that one). Up to XS_LANES_MAX at
+ * once; from the second on each is served by a thread of its own. After XS_EV_LOST the session goes on with what is not yet acknowledged.
+ * Returns XS_OK, or an error (no more links now, or memory or threads are lacking): the caller keeps the link then. */
 int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd);
 
 /* Run until something happens. timeout_ms < 0: no time-out. Returns an enum xs_event (>= 0) or an enum xs_status (< 0):
  * XS_EARGUMENT without a link, XS_ESYSTEM when poll or the reading of a channel fails (which is not its end). */
 int xs_pump_run(struct xs_pump *pump, int timeout_ms);
 
-void xs_pump_stats(const struct xs_pump *pump, struct xs_stats *out);
+void xs_pump_stats(struct xs_pump *pump, struct xs_stats *out);
 
 /* The domain's configuration (JSON, without its trailing NUL) as it passed on channel 0, once the phase is XS_PHASE_HEAD: up to size
  * bytes into out; returns its whole length (0: none seen, or longer than XS_XL_HEAD_MAX). */
-size_t xs_pump_head(const struct xs_pump *pump, uint8_t *out, size_t size);
+size_t xs_pump_head(struct xs_pump *pump, uint8_t *out, size_t size);
 
 /* The text of the ABORT received: up to size bytes; returns its length. */
-size_t xs_pump_text(const struct xs_pump *pump, uint8_t *out, size_t size);
+size_t xs_pump_text(struct xs_pump *pump, uint8_t *out, size_t size);
 
 /* Destination: xl has ended. EXIT is sent once both outputs have ended; XS_EV_ENDED follows when the peer has closed, or 5 s after
  * the last sign of it (F13). XS_OK or XS_EARGUMENT. */
@@ -191,7 +201,7 @@ void xs_pump_limit(struct xs_pump *pump, uint64_t bwlimit);
 /* Take the given channel's input as ended, as if its descriptor had (for a child that keeps xl's stdout open). XS_OK or XS_EARGUMENT. */
 int xs_pump_end_input(struct xs_pump *pump, int channel);
 
-/* Send ABORT as the next frame, push it out, shut the sending side and read on until the peer has closed (a close with unread bytes
+/* Send ABORT as the next frame of every link, push it out, shut the sending side and read on until the peer has closed (a close with unread bytes
  * would reset the connection under the ABORT): at most timeout_ms in all. Also after XS_EV_LOST, as long as the socket is open. The
  * link is over then. XS_OK once ABORT has been handed to the kernel, or an error. */
 int xs_pump_abort(struct xs_pump *pump, int reason, const uint8_t *text, size_t len, int timeout_ms);

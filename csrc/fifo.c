@@ -16,7 +16,7 @@ struct xs_fifo {
     struct xs_pool *pool;
     size_t limit;
     size_t slots;
-    uint64_t base, cursor, tail;
+    uint64_t base, tail;
     uint8_t *chunk[];           /* of stream offset o: chunk[o / XS_CHUNK % slots]; NULL where none is held */
 };
 
@@ -116,12 +116,6 @@ uint64_t xs_fifo_base(const struct xs_fifo *fifo)
     return fifo->base;
 }
 
-/* The offset of the next byte to send. */
-uint64_t xs_fifo_cursor(const struct xs_fifo *fifo)
-{
-    return fifo->cursor;
-}
-
 /* The offset behind the last byte held. */
 uint64_t xs_fifo_tail(const struct xs_fifo *fifo)
 {
@@ -149,15 +143,21 @@ static size_t chunk_rest(uint64_t offset)
 /* Contiguous room behind the tail: *len bytes of it. NULL, and *len 0, when the queue is full or memory is lacking. */
 uint8_t *xs_fifo_space(struct xs_fifo *fifo, size_t *len)
 {
-    uint8_t **chunk = &fifo->chunk[slot_of(fifo, fifo->tail)];
+    return xs_fifo_place(fifo, fifo->tail, len);
+}
+
+/* The same at any offset from the tail to base + limit, to put bytes there out of turn. */
+uint8_t *xs_fifo_place(struct xs_fifo *fifo, uint64_t offset, size_t *len)
+{
+    uint8_t **chunk = &fifo->chunk[slot_of(fifo, offset)];
 
     *len = 0;
-    if (xs_fifo_room(fifo) == 0)
+    if (offset < fifo->tail || offset >= fifo->base + fifo->limit)
         return NULL;
     if (*chunk == NULL && (*chunk = pool_get(fifo->pool)) == NULL)
         return NULL;
-    *len = xs_min(xs_fifo_room(fifo), chunk_rest(fifo->tail));
-    return *chunk + fifo->tail % XS_CHUNK;
+    *len = xs_min((size_t)(fifo->base + fifo->limit - offset), chunk_rest(offset));
+    return *chunk + offset % XS_CHUNK;
 }
 
 /* len bytes have been put into the space. */
@@ -185,20 +185,13 @@ int xs_fifo_append(struct xs_fifo *fifo, const uint8_t *bytes, size_t len)
     return XS_OK;
 }
 
-/* The contiguous bytes at the cursor, *len of them; they never cross a chunk. NULL when there are none. */
-const uint8_t *xs_fifo_slice(const struct xs_fifo *fifo, size_t *len)
+/* The contiguous bytes from an offset between base and tail, *len of them; they never cross a chunk. NULL when there are none. */
+const uint8_t *xs_fifo_slice(const struct xs_fifo *fifo, uint64_t offset, size_t *len)
 {
-    *len = xs_min((size_t)(fifo->tail - fifo->cursor), chunk_rest(fifo->cursor));
+    *len = xs_min((size_t)(fifo->tail - offset), chunk_rest(offset));
     if (*len == 0)
         return NULL;
-    return fifo->chunk[slot_of(fifo, fifo->cursor)] + fifo->cursor % XS_CHUNK;
-}
-
-/* Move the cursor to an offset between base and tail: forward when bytes are sent, back to send them anew. */
-void xs_fifo_seek(struct xs_fifo *fifo, uint64_t offset)
-{
-    assert(offset >= fifo->base && offset <= fifo->tail);
-    fifo->cursor = offset;
+    return fifo->chunk[slot_of(fifo, offset)] + offset % XS_CHUNK;
 }
 
 /* Give back the chunks that lie wholly before offset, and make it the base. */
@@ -216,13 +209,11 @@ static void rebase(struct xs_fifo *fifo, uint64_t offset)
     fifo->base = offset;
 }
 
-/* Give back what lies before offset (between base and tail); the cursor moves along if it lies there. */
+/* Give back what lies before offset (between base and tail). */
 void xs_fifo_release(struct xs_fifo *fifo, uint64_t offset)
 {
     assert(offset >= fifo->base && offset <= fifo->tail);
     rebase(fifo, offset);
-    if (fifo->cursor < offset)
-        fifo->cursor = offset;
 }
 
 /* Drop what is held and go on len bytes further: for a channel whose bytes nobody takes. */
@@ -230,5 +221,4 @@ void xs_fifo_skip(struct xs_fifo *fifo, size_t len)
 {
     rebase(fifo, fifo->tail + len);
     fifo->tail += len;
-    fifo->cursor = fifo->tail;
 }

@@ -106,9 +106,9 @@ static int direction_advance(struct xs_link *link, struct direction *way, uint32
 /* Are these flags allowed there (F1)? */
 static int flags_fit(const struct xs_header *header)
 {
-    switch (header->flags) {
+    switch (header->flags & ~XS_AGAIN) {
     case 0:
-        return 1;
+        return header->flags == 0 || header->type == XS_DATA;
     case XS_ELIDED:
         return header->type == XS_DATA;
     case XS_COMPRESSED:

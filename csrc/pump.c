@@ -1,10 +1,9 @@
 /*
- * The pump: one thread, one poll. It returns to Python for every decision that is not a byte's.
+ * The pump: one poll, in the caller's thread. It returns to Python for every decision that is not a byte's.
  */
 #include "pump_private.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,16 +11,9 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <linux/sockios.h>
 
-enum {
-    /* ms: how long the destination reads on after EXIT without a sign of the source (F13). The source closes at once when it has EXIT;
-     * what is waited for is one round trip and the retransmissions of one lost segment (RFC 6298: 1 s, then 2 s). */
-    CLOSING_MS = 5000,
-    NO_EVENT = INT_MIN
-};
+enum { NO_EVENT = INT_MIN };
 
 /* CLOCK_MONOTONIC in ms. */
 int64_t xs_pump_now(void)
@@ -39,15 +31,20 @@ struct xs_pump *xs_pump_new(const struct xs_pump_options *options)
 
     if (pump == NULL)
         return NULL;
+    if (xs_pump_threads_init(pump) != XS_OK) {
+        free(pump);
+        return NULL;
+    }
     pump->options = *options;
-    pump->socket = -1;
+    for (unsigned l = 0; l < XS_LANES_MAX; l++) {
+        pump->lane[l].pump = pump;
+        pump->lane[l].number = l;
+        pump->lane[l].socket = -1;
+    }
+    pump->lane_socket = -1;
     pump->session = xs_session_new(options->role == XS_SOURCE ? XS_SOURCE : XS_DESTINATION, options->send_window,
                                    options->receive_window);
-    pump->out = xs_pages_new(OUT_SIZE);
-    pump->in = xs_pages_new(IN_SIZE);
-    pump->content = xs_pages_new(CONTENT_SIZE);         /* no memory before it is written to */
-    pump->packer = xs_packer_new(options->elide, options->compress);
-    if (pump->session == NULL || pump->out == NULL || pump->in == NULL || pump->content == NULL || pump->packer == NULL) {
+    if (pump->session == NULL) {
         xs_pump_free(pump);
         return NULL;
     }
@@ -56,54 +53,162 @@ struct xs_pump *xs_pump_new(const struct xs_pump_options *options)
     return pump;
 }
 
-/* Wipe the queues; free the link it holds; close no descriptor. NULL is fine. */
+/* A lane is over: end its thread, wipe and free what it had. Its number is free again. */
+static void lane_free(struct xs_lane *lane)
+{
+    xs_lane_join(lane);
+    if (lane->pump->own == lane)
+        lane->pump->own = NULL;
+    xs_link_free(lane->link);
+    xs_pages_free(lane->out, OUT_SIZE);
+    xs_pages_free(lane->in, IN_SIZE);
+    xs_pages_free(lane->content, CONTENT_SIZE);
+    xs_packer_free(lane->packer);
+    *lane = (struct xs_lane){ .pump = lane->pump, .number = lane->number, .socket = -1, .wake = -1 };
+}
+
+/* End the threads; wipe the queues; free the links; close no descriptor. NULL is fine. */
 void xs_pump_free(struct xs_pump *pump)
 {
     if (pump == NULL)
         return;
-    xs_link_free(pump->link);
+    xs_pump_lock(pump);
+    xs_pump_stop(pump);
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        lane_free(&pump->lane[l]);
+    xs_pump_unlock(pump);
     xs_session_free(pump->session);
-    xs_pages_free(pump->out, OUT_SIZE);
-    xs_pages_free(pump->in, IN_SIZE);
-    xs_pages_free(pump->content, CONTENT_SIZE);
-    xs_packer_free(pump->packer);
+    xs_pump_threads_free(pump);
     xs_wipe(pump, sizeof(*pump));
     free(pump);
 }
 
-/*
- * Give the pump a connection: its keys (the pump owns the link from now on) and its non-blocking socket. Returns XS_OK or XS_EARGUMENT: the
- * caller keeps the link then.
- */
-int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
+/* A lane for one more connection; NULL when there can be none now. */
+static struct xs_lane *free_lane(struct xs_pump *pump)
+{
+    if (pump->state == PUMP_OVER && pump->last_event == XS_EV_LOST && pump->lost != XS_LOST_ABORT && !pump->discarding)
+        for (unsigned l = 0; l < XS_LANES_MAX; l++)
+            lane_free(&pump->lane[l]);
+    else if (pump->state != PUMP_IDLE && (pump->state != PUMP_LIVE || xs_session_exited(pump->session)))
+        return NULL;
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        if (pump->lane[l].state == LANE_NONE)
+            return &pump->lane[l];
+    return NULL;
+}
+
+/* Make a lane of a connection. Returns XS_OK or XS_ENOMEM. */
+static int lane_init(struct xs_lane *lane, struct xs_link *link, int socket_fd)
 {
     int on = 1;
 
-    if (link == NULL || socket_fd < 0 || pump->lost == XS_LOST_ABORT || pump->discarding
-        || (pump->state != PUMP_IDLE && (pump->state != PUMP_OVER || pump->last_event != XS_EV_LOST)))
-        return XS_EARGUMENT;
-    xs_link_free(pump->link);
-    pump->link = link;
-    pump->socket = socket_fd;
+    lane->out = xs_pages_new(OUT_SIZE);
+    lane->in = xs_pages_new(IN_SIZE);
+    lane->content = xs_pages_new(CONTENT_SIZE);         /* no memory before it is written to */
+    lane->packer = xs_packer_new(lane->pump->options.elide, lane->pump->options.compress);
+    if (lane->out == NULL || lane->in == NULL || lane->content == NULL || lane->packer == NULL) {
+        lane_free(lane);
+        return XS_ENOMEM;
+    }
+    lane->link = link;
+    lane->socket = socket_fd;
     /* F9: what has been read is sent at once, and xl's GO is 44 bytes. No TCP (in tests): no Nagle either. */
     (void)setsockopt(socket_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    pump->out_len = pump->out_done = 0;         /* the rest of a frame of the lost link */
-    pump->in_start = pump->in_end = 0;
-    pump->write_errno = 0;
+    lane->last_sent = lane->last_received = xs_pump_now();
+    lane->state = LANE_LIVE;
+    return XS_OK;
+}
+
+/*
+ * A lane is one of several: what its socket takes and has not sent is held to a stripe, so that a slow one takes no more of the stream than it
+ * carries (tcp(7), TCP_NOTSENT_LOWAT; what is in flight does not count). By tests/c/bench_pump.c that costs nothing on loopback.
+ */
+static void share(const struct xs_lane *lane)
+{
+    int bytes = (int)XS_CHUNK;
+
+    (void)setsockopt(lane->socket, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof(bytes));
+}
+
+/* Start the threads that more than one lane need. Where the system gives none to the first, the caller's thread goes on with it. */
+static int start_threads(struct xs_pump *pump, struct xs_lane *lane)
+{
+    int rc = xs_lane_start(lane);
+
+    share(lane);
+    if (pump->own != NULL)
+        share(pump->own);
+    if (rc == XS_OK && pump->own != NULL && xs_lane_start(pump->own) == XS_OK)
+        pump->own = NULL;
+    return rc;
+}
+
+/* xs_pump_attach, with the lock held. */
+static int attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
+{
+    struct xs_lane *lane = link == NULL || socket_fd < 0 ? NULL : free_lane(pump);
+    int rc;
+
+    if (lane == NULL)
+        return XS_EARGUMENT;
+    rc = lane_init(lane, link, socket_fd);
+    if (rc != XS_OK)
+        return rc;
+    xs_session_attach(pump->session, lane->number);
+    if (pump->state == PUMP_LIVE) {
+        rc = start_threads(pump, lane);
+        if (rc != XS_OK) {
+            lane->link = NULL;
+            xs_session_lost(pump->session, lane->number);
+            lane_free(lane);
+        }
+        return rc;
+    }
+    pump->own = lane;
     pump->lost = XS_LOST_NOT;
     pump->system_errno = 0;
-    pump->last_sent = pump->last_received = xs_pump_now();
-    xs_session_attach(pump->session, 0);
     pump->state = PUMP_LIVE;
     return XS_OK;
 }
 
-/* The last event of a link: it is told again by every further run. */
-static int over(struct xs_pump *pump, int event)
+/*
+ * Give the pump a connection: its keys (the pump owns the link from now on) and its non-blocking socket. Returns XS_OK or an error: the
+ * caller keeps the link then.
+ */
+int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
+{
+    int rc;
+
+    xs_pump_lock(pump);
+    rc = attach(pump, link, socket_fd);
+    xs_pump_unlock(pump);
+    return rc;
+}
+
+/* The last event of the session, or of its last link: it is told again by every further run. */
+int xs_pump_over(struct xs_pump *pump, int event)
 {
     pump->state = PUMP_OVER;
     pump->last_event = event;
+    xs_pump_rouse(pump);
     return event;
+}
+
+/* A lane that was lost while others live, and is to be told of: it is taken down. Returns 1, or 0 when there is none. */
+static int lost_lane(struct xs_pump *pump)
+{
+    for (unsigned l = 0; l < XS_LANES_MAX; l++) {
+        struct xs_lane *lane = &pump->lane[l];
+
+        if (lane->state != LANE_LOST || lane->quiet || (lane == pump->last && pump->state != PUMP_LIVE))
+            continue;
+        pump->lane_socket = lane->socket;
+        pump->lane_lost = lane->lost;
+        pump->lane_errno = lane->system_errno;
+        lane_free(lane);
+        return 1;
+    }
+    return 0;
 }
 
 /* The event that is due, or NO_EVENT. */
@@ -115,6 +220,8 @@ static int due_event(struct xs_pump *pump)
         return pump->last_event;
     if (xs_xlphase_next(xs_session_phases(s)) != XS_PHASE_START)
         return XS_EV_PHASE;
+    if (lost_lane(pump))
+        return XS_EV_LANE_LOST;
     if (pump->options.role == XS_DESTINATION) {
         if (!pump->input_told && xs_session_output_over(s, 0)) {
             pump->input_told = 1;
@@ -129,128 +236,71 @@ static int due_event(struct xs_pump *pump)
     if (xs_pump_undelivered(pump))
         return NO_EVENT;
     if (xs_session_exited(s))
-        return over(pump, XS_EV_ENDED);
+        return xs_pump_over(pump, XS_EV_ENDED);
     if (pump->state == PUMP_DRAINING)
-        return over(pump, xs_session_aborted(s) ? XS_EV_ABORTED : XS_EV_LOST);
+        return xs_pump_over(pump, xs_session_aborted(s) ? XS_EV_ABORTED : XS_EV_LOST);
     return NO_EVENT;
 }
 
-/* True while the socket is to be read: not after EXIT, and not while frames that have been read wait behind an event. */
-static int wants_socket(const struct xs_pump *pump)
+/* True if an ACK below a sixteenth of the window may go: nothing else is to be done, and no part of a frame has come. */
+static int ack_waits(const struct xs_pump *pump)
 {
-    return (pump->state == PUMP_LIVE && !xs_session_exited(pump->session)) || pump->state == PUMP_CLOSING;
+    if (pump->state != PUMP_LIVE || !xs_session_ack_waits(pump->session))
+        return 0;
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        if (pump->lane[l].in_start != pump->lane[l].in_end)
+            return 0;
+    return 1;
 }
 
-/* Bytes that the kernel still holds of ours; 0 where it cannot say. */
-static int unsent_bytes(const struct xs_pump *pump)
+enum { SLOT_SOCKET, SLOT_WAKE_FD, SLOT_WAKE, SLOT_CHANNEL, SLOTS = SLOT_CHANNEL + XS_CHANNELS };
+
+/* What to wait for. */
+static void fill_slots(struct xs_pump *pump, struct pollfd slot[static SLOTS])
 {
-    int unsent = 0;
-
-    return ioctl(pump->socket, SIOCOUTQ, &unsent) == 0 ? unsent : 0;
-}
-
-/* EXIT is out: shut the sending side and wait for the source's (F13). */
-static void start_closing(struct xs_pump *pump)
-{
-    if (pump->state != PUMP_LIVE || !xs_session_exit_sent(pump->session) || pump->out_done < pump->out_len)
-        return;
-    (void)shutdown(pump->socket, SHUT_WR);
-    pump->state = PUMP_CLOSING;
-    pump->closing_until = xs_pump_now() + CLOSING_MS;
-    pump->closing_unsent = unsent_bytes(pump);
-}
-
-/* After EXIT: is the source gone, or does it at least still take what the kernel holds for it? Ends the session when neither. */
-static void watch_closing(struct xs_pump *pump, int readable, int64_t now)
-{
-    int unsent;
-
-    if (readable && xs_pump_discard(pump)) {
-        if (errno == 0)
-            (void)over(pump, XS_EV_ENDED);
-        else
-            xs_pump_lose(pump, XS_LOST_RESET, errno);   /* EXIT may not have come through */
-        return;
-    }
-    if (now < pump->closing_until)
-        return;
-    /* On a slow line the socket's buffer holds seconds of data before EXIT: the source is there as long as that shrinks. */
-    unsent = unsent_bytes(pump);
-    if (unsent > 0 && unsent < pump->closing_unsent) {
-        pump->closing_unsent = unsent;
-        pump->closing_until = now + CLOSING_MS;
-        return;
-    }
-    (void)over(pump, XS_EV_ENDED);
-}
-
-/* The earlier of two times, where 0 ms of an option mean never. */
-static int64_t sooner(int64_t until, int64_t since, uint32_t ms)
-{
-    int64_t then = since + (int64_t)ms;
-
-    return ms != 0 && then < until ? then : until;
-}
-
-/* How long poll may wait, in ms: until the caller's deadline, a KEEPALIVE, silence, DATA's pace, or the end of closing. */
-static int poll_time(const struct xs_pump *pump, int64_t now, int64_t deadline)
-{
-    int64_t until = deadline, left;
-
-    if (pump->state == PUMP_LIVE && !xs_session_exited(pump->session)) {
-        if (pump->write_errno != 0)
-            return 0;           /* nothing to wait for but what has come already */
-        if (!pump->send_blocked)        /* what is in the socket's way is the frame that says we are alive */
-            until = sooner(until, pump->last_sent, pump->options.keepalive_ms);
-        until = sooner(until, pump->last_received, pump->options.silence_ms);
-        if (pump->held_until != 0 && !pump->send_blocked && pump->held_until < until)
-            until = pump->held_until;
-    } else if (pump->state == PUMP_CLOSING && pump->closing_until < until) {
-        until = pump->closing_until;
-    }
-    left = until == INT64_MAX ? -1 : until - now;
-    if (left < 0)
-        return until == INT64_MAX ? -1 : 0;
-    return left > INT_MAX ? INT_MAX : (int)left;
-}
-
-/* KEEPALIVE and silence (F10). heard: bytes came in this turn, so that a pause of ours is not taken for the peer's. */
-static void watch_time(struct xs_pump *pump, int heard)
-{
-    const struct xs_pump_options *o = &pump->options;
-    int64_t now = xs_pump_now();
-
-    if (pump->state != PUMP_LIVE || xs_session_exited(pump->session))
-        return;
-    if (o->silence_ms != 0 && !heard && now - pump->last_received >= o->silence_ms)
-        xs_pump_lose(pump, XS_LOST_SILENCE, 0);
-    else if (o->keepalive_ms != 0 && !pump->send_blocked && now - pump->last_sent >= o->keepalive_ms)
-        xs_session_keepalive(pump->session);
-}
-
-/* Wait for what may go on. poll's result; slots: 0 socket, 1 wake_fd, 2 to 4 the channels. */
-static int wait_ready(struct xs_pump *pump, struct pollfd slot[static 2 + XS_CHANNELS], int64_t deadline, int *ack_waits)
-{
-    int64_t now = xs_pump_now();
-    int n;
-
-    memset(slot, 0, (2 + XS_CHANNELS) * sizeof(slot[0]));
-    slot[0].fd = wants_socket(pump) ? pump->socket : -1;
-    slot[0].events = (short)(POLLIN | (pump->send_blocked && pump->state == PUMP_LIVE ? POLLOUT : 0));
-    slot[1].fd = pump->options.wake_fd;
-    slot[1].events = POLLIN;
+    memset(slot, 0, SLOTS * sizeof(slot[0]));
+    slot[SLOT_SOCKET].events = pump->own != NULL ? xs_lane_wants(pump->own) : 0;
+    slot[SLOT_SOCKET].fd = slot[SLOT_SOCKET].events != 0 ? pump->own->socket : -1;
+    slot[SLOT_WAKE_FD].fd = pump->options.wake_fd;
+    slot[SLOT_WAKE].fd = pump->wake;
+    slot[SLOT_WAKE_FD].events = slot[SLOT_WAKE].events = POLLIN;
+    pump->held = 0;
     for (unsigned c = 0; c < XS_CHANNELS; c++) {
-        slot[2 + c].events = xs_pump_channel_wants(pump, c);
-        slot[2 + c].fd = slot[2 + c].events != 0 ? pump->options.channel_fd[c] : -1;
+        struct pollfd *channel = &slot[SLOT_CHANNEL + c];
+
+        channel->events = xs_pump_channel_wants(pump, c);
+        channel->fd = channel->events != 0 ? pump->options.channel_fd[c] : -1;
+        pump->held = pump->held || (channel->events == 0 && xs_session_sends(pump->session, c));
     }
-    /* An ACK below a sixteenth of the window waits until nothing else is to be done, and no part of a frame has come. */
-    *ack_waits = pump->state == PUMP_LIVE && pump->in_start == pump->in_end && xs_session_ack_waits(pump->session);
-    n = poll(slot, 2 + XS_CHANNELS, *ack_waits ? 0 : poll_time(pump, now, deadline));
-    if (n < 0 && errno == EINTR)
+}
+
+/* Wait for what may go on. poll's result. */
+static int wait_ready(struct xs_pump *pump, struct pollfd slot[static SLOTS], int64_t deadline)
+{
+    int acks = ack_waits(pump), n, error;
+    int64_t until = pump->own != NULL ? xs_lane_time(pump->own, deadline) : deadline;
+    int timeout;
+
+    if (pump->own == NULL && pump->held_until != 0 && pump->held_until < until)
+        until = pump->held_until;       /* one of the lanes then has something to send */
+    timeout = acks ? 0 : xs_pump_wait(until, xs_pump_now());
+    fill_slots(pump, slot);
+    pump->asleep = timeout != 0;
+    xs_pump_unlock(pump);
+    n = poll(slot, SLOTS, timeout);
+    error = errno;
+    xs_pump_lock(pump);
+    pump->asleep = 0;
+    if (slot[SLOT_WAKE].revents != 0)
+        xs_pump_hush(pump);
+    if (n < 0 && error == EINTR) {
         pump->woken = 1;
-    else if (n < 0) {
-        pump->system_errno = errno;
+    } else if (n < 0) {
+        pump->system_errno = error;
         pump->failed = XS_ESYSTEM;
+    } else if (n == 0 && acks) {
+        xs_session_ack_now(pump->session);
+        xs_pump_stir(pump);
     }
     return n;
 }
@@ -258,44 +308,36 @@ static int wait_ready(struct xs_pump *pump, struct pollfd slot[static 2 + XS_CHA
 /* One turn: send, wait, read, deliver. */
 static void turn(struct xs_pump *pump, int64_t deadline)
 {
-    struct pollfd slot[2 + XS_CHANNELS];
-    int n, ack_waits, heard = 0;
+    struct pollfd slot[SLOTS];
 
-    if (pump->state == PUMP_LIVE && !xs_session_exited(pump->session)) {
-        xs_pump_flush(pump);
-        start_closing(pump);
-    }
-    n = wait_ready(pump, slot, deadline, &ack_waits);
-    if (n < 0)
+    if (pump->own != NULL)
+        xs_lane_send(pump->own);
+    if (wait_ready(pump, slot, deadline) < 0)
         return;
-    if (slot[1].revents != 0)
+    if (slot[SLOT_WAKE_FD].revents != 0)
         pump->woken = 1;
-    if (pump->state == PUMP_CLOSING)
-        watch_closing(pump, slot[0].revents != 0, xs_pump_now());
-    else if (wants_socket(pump) && ((slot[0].revents & ~POLLOUT) != 0 || pump->write_errno != 0))
-        heard = xs_pump_receive(pump);
+    if (pump->own != NULL)
+        xs_lane_ready(pump->own, slot[SLOT_SOCKET].revents);
     for (unsigned c = 0; c < XS_CHANNELS; c++)
-        if (slot[2 + c].revents != 0 && xs_pump_channel_wants(pump, c) != 0)    /* the link may be lost since */
+        if (slot[SLOT_CHANNEL + c].revents != 0 && xs_pump_channel_wants(pump, c) != 0)         /* the link may be lost since */
             xs_pump_channel_ready(pump, c);
-    if (n == 0 && ack_waits)
-        xs_session_ack_now(pump->session);
-    watch_time(pump, heard);
+    xs_pump_stir(pump);
 }
 
-/* Run until something happens. timeout_ms < 0: no time-out. Returns an enum xs_event (>= 0) or an enum xs_status (< 0). */
-int xs_pump_run(struct xs_pump *pump, int timeout_ms)
+/* xs_pump_run, with the lock held. */
+static int run(struct xs_pump *pump, int timeout_ms)
 {
     int64_t deadline = timeout_ms < 0 ? INT64_MAX : xs_pump_now() + timeout_ms;
     int event;
 
-    if (pump->state == PUMP_IDLE)
-        return XS_EARGUMENT;
     for (int turned = 0;; turned = 1) {
         /* Frames that waited behind the last event come before the socket is read again; nothing is delivered before its event is told. */
         event = due_event(pump);
         if (event == NO_EVENT) {
             xs_pump_deliver(pump);
-            xs_pump_frames(pump);
+            if (pump->own != NULL)
+                xs_lane_frames(pump->own);
+            xs_pump_stir(pump);
             event = due_event(pump);
         }
         if (event != NO_EVENT)
@@ -315,84 +357,13 @@ int xs_pump_run(struct xs_pump *pump, int timeout_ms)
     }
 }
 
-/* A snapshot of the statistics. */
-void xs_pump_stats(const struct xs_pump *pump, struct xs_stats *out)
+/* Run until something happens. timeout_ms < 0: no time-out. Returns an enum xs_event (>= 0) or an enum xs_status (< 0). */
+int xs_pump_run(struct xs_pump *pump, int timeout_ms)
 {
-    memset(out, 0, sizeof(*out));
-    xs_session_stats(pump->session, out);
-    out->link_sent = pump->link_sent;
-    out->link_received = pump->link_received;
-    out->frames_sent = pump->frames_sent;
-    out->frames_received = pump->frames_received;
-    out->lost = pump->lost;
-    out->system_errno = pump->system_errno;
-}
+    int rc;
 
-/* The domain's configuration: up to size bytes into out; returns its whole length. */
-size_t xs_pump_head(const struct xs_pump *pump, uint8_t *out, size_t size)
-{
-    size_t len;
-    const uint8_t *head = xs_xlphase_head(xs_session_phases(pump->session), &len);
-
-    if (len > 0 && size > 0)
-        memcpy(out, head, xs_min(len, size));
-    return len;
-}
-
-/* The text of the ABORT received: up to size bytes; returns its length. */
-size_t xs_pump_text(const struct xs_pump *pump, uint8_t *out, size_t size)
-{
-    return xs_session_text(pump->session, out, size);
-}
-
-/* Destination: xl has ended. EXIT is sent once both outputs have ended. XS_OK or XS_EARGUMENT. */
-int xs_pump_exit(struct xs_pump *pump, int kind, int value)
-{
-    return xs_session_exit(pump->session, kind, value);
-}
-
-/* Take the given channel's input as ended, as if its descriptor had. XS_OK or XS_EARGUMENT. */
-int xs_pump_end_input(struct xs_pump *pump, int channel)
-{
-    if (channel < 0 || channel >= XS_CHANNELS || !xs_session_sends(pump->session, (unsigned)channel))
-        return XS_EARGUMENT;
-    xs_session_input_end(pump->session, (unsigned)channel);
-    pump->options.channel_fd[channel] = -1;
-    return XS_OK;
-}
-
-/* Wait until the socket is ready or the time is over. Returns what poll does. */
-static int wait_socket(const struct xs_pump *pump, short events, int64_t deadline)
-{
-    struct pollfd slot = { .fd = pump->socket, .events = events };
-    int64_t left;
-    int n;
-
-    do {        /* on EINTR as well: the deadline bounds how long Python's signal handlers wait */
-        left = deadline - xs_pump_now();
-        n = left <= 0 ? 0 : poll(&slot, 1, left > INT_MAX ? INT_MAX : (int)left);
-    } while (n < 0 && errno == EINTR);
-    return n;
-}
-
-/* Send ABORT as the next frame and push it out, waiting at most timeout_ms. XS_OK, XS_EARGUMENT or XS_ESYSTEM. */
-int xs_pump_abort(struct xs_pump *pump, int reason, const uint8_t *text, size_t len, int timeout_ms)
-{
-    int64_t deadline = xs_pump_now() + timeout_ms;
-    int sent;
-
-    if (pump->state == PUMP_IDLE || xs_session_exited(pump->session)
-        || xs_session_abort(pump->session, reason, text, len) != XS_OK)
-        return XS_EARGUMENT;
-    xs_pump_flush(pump);
-    while (pump->write_errno == 0 && pump->out_done < pump->out_len && wait_socket(pump, POLLOUT, deadline) > 0)
-        xs_pump_flush(pump);
-    sent = pump->write_errno == 0 && pump->out_done == pump->out_len;
-    (void)shutdown(pump->socket, SHUT_WR);
-    while (sent && wait_socket(pump, POLLIN, deadline) > 0 && !xs_pump_discard(pump))
-        continue;
-    xs_pump_lose(pump, XS_LOST_ABORT, 0);
-    if (!sent)
-        pump->system_errno = pump->write_errno != 0 ? pump->write_errno : ETIMEDOUT;
-    return sent ? XS_OK : XS_ESYSTEM;
+    xs_pump_lock(pump);
+    rc = pump->state == PUMP_IDLE ? XS_EARGUMENT : run(pump, timeout_ms);
+    xs_pump_unlock(pump);
+    return rc;
 }

@@ -1,17 +1,17 @@
-/* The pump's side towards xl: the three channels' descriptors. */
+/* The pump's side towards xl: the three channels' descriptors. Called with the lock held, which is given back while bytes are moved. */
 #define _GNU_SOURCE
 #include "pump_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <unistd.h>
 
 enum {
     /* Bytes: the most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size), and sixteen times the default of 64 KiB:
      * fewer turns between xl's processes and us. Refused near the user's limit of pipe pages: nothing depends on it. */
-    PIPE_SIZE = 1 << 20
+    PIPE_SIZE = 1 << 20,
+    DISCARD = 64 << 10          /* bytes of one read of what is thrown away: a pipe of the usual size */
 };
 
 /* Look at the channels' descriptors once: O_NONBLOCK, pipe size. */
@@ -38,16 +38,15 @@ static int wants_input(const struct xs_pump *pump, unsigned channel)
         return 0;
     switch (pump->state) {
     case PUMP_LIVE:
-        /* Not more than a chunk ahead of the socket: what waits in xl's pipe is younger when it is sent, and what has just been read is still
-         * in the cache when it is sealed. */
-        if (unsent >= XS_CHUNK)
+        /* Not more than a chunk ahead of each socket: what waits in xl's pipe is younger when it is sent, and what has just been read is
+         * still in the cache when it is sealed. */
+        if (unsent >= XS_CHUNK * xs_session_lanes(pump->session))
             return 0;
         break;
     case PUMP_DRAINING:
         /* xl there must not stop at a full pipe of its messages while it reads what we still deliver; the guest here need not hurry. */
         return pump->options.role == XS_DESTINATION;
     case PUMP_IDLE:
-    case PUMP_CLOSING:
     case PUMP_OVER:
         return 0;
     }
@@ -66,63 +65,84 @@ short xs_pump_channel_wants(const struct xs_pump *pump, unsigned channel)
     return xs_session_output(pump->session, channel, &len) != NULL ? POLLOUT : 0;
 }
 
+/* The input has ended, or cannot be read. */
+static void read_failed(struct xs_pump *pump, unsigned channel, ssize_t n, int error)
+{
+    if (n == 0) {
+        xs_session_input_end(pump->session, channel);
+        pump->options.channel_fd[channel] = -1;
+    } else if (error == EINTR) {
+        pump->woken = 1;
+    } else if (error != EAGAIN) {
+        /* An error is not the end of the input: END would tell the peer that the domain is whole. */
+        pump->system_errno = error;
+        pump->failed = XS_ESYSTEM;
+    }
+}
+
+/* The window is used up and nobody is left to acknowledge: what xl says now has no reader. */
+static void channel_discard(struct xs_pump *pump, unsigned channel)
+{
+    uint8_t piece[DISCARD];
+    ssize_t n;
+
+    pump->discarding = 1;
+    n = read(pump->options.channel_fd[channel], piece, sizeof(piece));
+    if (n <= 0)
+        read_failed(pump, channel, n, errno);
+}
+
 /* Read once from a channel, after poll: the descriptor may block, and one read of what is there does not. */
 static void channel_read(struct xs_pump *pump, unsigned channel)
 {
     size_t len;
     uint8_t *to = xs_session_input(pump->session, channel, &len);
-    int discard = to == NULL && pump->state == PUMP_DRAINING;
     ssize_t n;
+    int error;
 
-    if (discard) {
-        /* The window is used up and nobody is left to acknowledge: what xl says now has no reader. The receive buffer is free by now. */
-        pump->discarding = 1;
-        to = pump->in;
-        len = IN_SIZE;
-    }
-    if (to == NULL)
+    if (to == NULL) {
+        if (pump->state == PUMP_DRAINING)
+            channel_discard(pump, channel);
         return;
-    n = read(pump->options.channel_fd[channel], to, len);
-    if (n > 0) {
-        if (!discard)
-            xs_session_input_commit(pump->session, channel, (size_t)n);
-    } else if (n == 0) {
-        xs_session_input_end(pump->session, channel);
-        pump->options.channel_fd[channel] = -1;
-    } else if (errno == EINTR) {
-        pump->woken = 1;
-    } else if (errno != EAGAIN) {
-        /* An error is not the end of the input: END would tell the peer that the domain is whole. */
-        pump->system_errno = errno;
-        pump->failed = XS_ESYSTEM;
     }
+    xs_pump_unlock(pump);
+    n = read(pump->options.channel_fd[channel], to, len);
+    error = errno;
+    xs_pump_lock(pump);
+    if (n > 0)
+        xs_session_input_commit(pump->session, channel, (size_t)n);
+    else
+        read_failed(pump, channel, n, error);
 }
 
 /* Write to a channel's descriptor: once if it may block, else as much as it takes. */
 static void channel_write(struct xs_pump *pump, unsigned channel)
 {
-    int fd = pump->options.channel_fd[channel];
     const uint8_t *from;
     size_t len;
     ssize_t n;
+    int error;
 
     while ((from = xs_session_output(pump->session, channel, &len)) != NULL) {
+        xs_pump_unlock(pump);
         /* Up to PIPE_BUF bytes do not block after POLLOUT: pipe(7); a pipe is writable when a page of it is free. */
-        n = write(fd, from, pump->nonblocking[channel] ? len : xs_min(len, PIPE_BUF));
+        n = write(pump->options.channel_fd[channel], from, pump->nonblocking[channel] ? len : xs_min(len, PIPE_BUF));
+        error = errno;
+        xs_pump_lock(pump);
         if (n > 0) {
             xs_session_delivered(pump->session, channel, (size_t)n);
             if (!pump->nonblocking[channel])
                 return;
-        } else if (n < 0 && errno == EINTR) {
+        } else if (n < 0 && error == EINTR) {
             pump->woken = 1;
             return;
-        } else if (n == 0 || errno == EAGAIN) {
+        } else if (n == 0 || error == EAGAIN) {
             pump->sink_blocked[channel] = 1;
             return;
         } else {
             /* EPIPE: the reader has gone. Anything else (a full disk behind standard error) must not end the migration either. */
-            if (errno != EPIPE)
-                pump->system_errno = errno;
+            if (error != EPIPE)
+                pump->system_errno = error;
             xs_session_output_broken(pump->session, channel);
             return;
         }

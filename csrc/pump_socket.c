@@ -1,43 +1,32 @@
-/* The pump's side towards the network: whole frames out of the socket and into it. */
+/* A lane's side towards the network: whole frames out of the socket and into it. Called with the lock held, which is given back meanwhile. */
 #include "pump_private.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
-/* The link is lost; the first reason stays. */
-void xs_pump_lose(struct xs_pump *pump, enum xs_lost why, int error)
-{
-    if (pump->state != PUMP_LIVE && pump->state != PUMP_CLOSING)
-        return;
-    pump->state = PUMP_DRAINING;
-    pump->lost = (int)why;
-    if (error != 0)
-        pump->system_errno = error;
-}
-
 /* A frame could not be opened or taken (F5). */
-static void lose_by_status(struct xs_pump *pump, int status)
+static void lose_by_status(struct xs_lane *lane, int status)
 {
     switch ((enum xs_status)status) {
     case XS_OK:
         break;
     case XS_EHEADER:
-        xs_pump_lose(pump, XS_LOST_HEADER, 0);
+        xs_lane_lose(lane, XS_LOST_HEADER, 0);
         break;
     case XS_ETAG:
-        xs_pump_lose(pump, XS_LOST_TAG, 0);
+        xs_lane_lose(lane, XS_LOST_TAG, 0);
         break;
     case XS_EPROTOCOL:
-        xs_pump_lose(pump, XS_LOST_PROTOCOL, 0);
+        xs_lane_lose(lane, XS_LOST_PROTOCOL, 0);
         break;
     case XS_ENOMEM:
-        xs_pump_lose(pump, XS_LOST_SYSTEM, ENOMEM);
+        xs_lane_lose(lane, XS_LOST_SYSTEM, ENOMEM);
         break;
     case XS_ECRYPTO:
     case XS_ESYSTEM:
     case XS_EARGUMENT:
-        xs_pump_lose(pump, XS_LOST_SYSTEM, EIO);        /* libcrypto has no errno */
+        xs_lane_lose(lane, XS_LOST_SYSTEM, EIO);        /* libcrypto has no errno */
         break;
     }
 }
@@ -45,137 +34,190 @@ static void lose_by_status(struct xs_pump *pump, int status)
 /*
  * How long the frame at in_start is in all, once its header is there; only that header's 16 bytes before. 0: a header that F2 refuses.
  */
-static size_t frame_len(const struct xs_pump *pump, struct xs_header *header)
+static size_t frame_len(const struct xs_lane *lane, struct xs_header *header)
 {
-    if (pump->in_end - pump->in_start < XS_HEADER_LEN)
+    if (lane->in_end - lane->in_start < XS_HEADER_LEN)
         return XS_HEADER_LEN;
-    if (xs_header_parse(pump->in + pump->in_start, header) != XS_OK)
+    if (xs_header_parse(lane->in + lane->in_start, header) != XS_OK)
         return 0;
     return XS_HEADER_LEN + (size_t)header->length + XS_TAG_LEN;
+}
+
+/* Wait while another lane's thread opens a frame into the place where this one belongs: an AEAD pass at most. */
+static void await_place(struct xs_lane *lane, const struct xs_header *header)
+{
+    while (xs_lane_reads(lane) && !lane->pump->stop && xs_session_contended(lane->pump->session, lane->number, header))
+        (void)pthread_cond_wait(&lane->pump->taken, &lane->pump->lock);
 }
 
 /*
  * Make the content again of an elided or compressed frame that has been opened at payload (F14 to F18): header becomes that of the content, which
  * is at *content. Returns XS_OK, XS_EPROTOCOL or XS_ENOMEM.
  */
-static int expand(struct xs_pump *pump, struct xs_header *header, const uint8_t *payload, const uint8_t **content)
+static int expand(struct xs_lane *lane, struct xs_header *header, const uint8_t *payload, const uint8_t **content)
 {
+    struct xs_pump *pump = lane->pump;
     const struct xs_header packed = *header;
-    size_t len = xs_packer_measure(pump->packer, &packed, payload);
     uint8_t *place;
+    size_t len;
+    int rc;
 
+    xs_pump_unlock(pump);
+    len = xs_packer_measure(lane->packer, &packed, payload);
+    xs_pump_lock(pump);
     if (len == 0)
         return XS_EPROTOCOL;
-    header->flags = 0;
+    header->flags &= XS_AGAIN;
     header->length = (uint32_t)len;
-    place = xs_session_place(pump->session, header);
+    place = xs_session_place(pump->session, lane->number, header);
     if (place == NULL)
-        place = pump->content;
+        place = lane->content;
+    xs_pump_unlock(pump);
+    rc = xs_packer_unpack(lane->packer, &packed, payload, place, len);
+    xs_pump_lock(pump);
     *content = place;
-    return xs_packer_unpack(pump->packer, &packed, payload, place, len);
+    return rc;
 }
 
-/* Open and take the frame at in_start. DATA goes straight into its queue where it fits, else over the frame's own place. */
-static void take_frame(struct xs_pump *pump, const struct xs_header *seen)
+/*
+ * Open the frame at in_start: *header and *content are then those of what it brings. DATA goes straight into its queue where it fits, else
+ * over the frame's own place.
+ */
+static int open_frame(struct xs_lane *lane, const struct xs_header *seen, struct xs_header *header, const uint8_t **content)
 {
-    uint8_t *frame = pump->in + pump->in_start;
-    uint8_t *place = seen->flags == 0 ? xs_session_place(pump->session, seen) : NULL;
-    const uint8_t *content;
-    struct xs_header header;
+    struct xs_pump *pump = lane->pump;
+    uint8_t *frame = lane->in + lane->in_start;
+    uint8_t *place = (seen->flags & ~XS_AGAIN) == 0 ? xs_session_place(pump->session, lane->number, seen) : NULL;
     int rc;
 
     if (place == NULL)
         place = frame + XS_HEADER_LEN;
-    content = place;
-    rc = xs_link_open(pump->link, frame, &header, place);
-    if (rc == XS_OK) {
-        pump->frames_received++;
-        if (header.flags != 0)
-            rc = expand(pump, &header, place, &content);
-    }
-    if (rc == XS_OK)
-        rc = xs_session_take(pump->session, 0, &header, content);
-    lose_by_status(pump, rc);
-    if (rc == XS_OK && xs_session_aborted(pump->session))
-        pump->state = PUMP_DRAINING;
+    *content = place;
+    xs_pump_unlock(pump);
+    rc = xs_link_open(lane->link, frame, header, place);
+    xs_pump_lock(pump);
+    if (rc != XS_OK)
+        return rc;
+    pump->frames_received++;
+    return (header->flags & ~XS_AGAIN) != 0 ? expand(lane, header, place, content) : XS_OK;
 }
 
-/* Open and take the whole frames that have been read, until one raises an event. */
-void xs_pump_frames(struct xs_pump *pump)
+/* Open and take the frame at in_start. */
+static void take_frame(struct xs_lane *lane, const struct xs_header *seen)
+{
+    struct xs_pump *pump = lane->pump;
+    const uint8_t *content;
+    struct xs_header header;
+    int rc = open_frame(lane, seen, &header, &content);
+
+    if (rc == XS_OK)
+        await_place(lane, &header);
+    if (!xs_lane_reads(lane))
+        return;                 /* another lane has brought EXIT or ABORT meanwhile */
+    if (rc == XS_OK)
+        rc = xs_session_take(pump->session, lane->number, &header, content);
+    (void)pthread_cond_broadcast(&pump->taken);
+    lose_by_status(lane, rc);
+    if (rc == XS_OK && xs_session_aborted(pump->session))
+        pump->state = PUMP_DRAINING;
+    if (rc == XS_OK && header.type != XS_KEEPALIVE)
+        xs_pump_rouse(pump);
+}
+
+/* Open and take the whole frames that have been read, until the session is over. */
+void xs_lane_frames(struct xs_lane *lane)
 {
     struct xs_header header;
     size_t len;
 
-    while (pump->state == PUMP_LIVE && !xs_session_exited(pump->session)) {
-        len = frame_len(pump, &header);
+    while (lane->state == LANE_LIVE && xs_lane_reads(lane)) {
+        len = frame_len(lane, &header);
         if (len == 0) {
-            xs_pump_lose(pump, XS_LOST_HEADER, 0);
+            xs_lane_lose(lane, XS_LOST_HEADER, 0);
             return;
         }
-        if (len == XS_HEADER_LEN || pump->in_end - pump->in_start < len)
+        if (len == XS_HEADER_LEN || lane->in_end - lane->in_start < len)
             return;
-        take_frame(pump, &header);
-        pump->in_start += len;
-        if (xs_xlphase_pending(xs_session_phases(pump->session)))
-            return;     /* Python hears of a phase before its bytes are delivered */
-        xs_pump_deliver(pump);
+        take_frame(lane, &header);
+        lane->in_start += len;
+        if (!lane->threaded)
+            xs_pump_deliver(lane->pump);
+    }
+}
+
+/* What a read that failed means. */
+static void receive_failed(struct xs_lane *lane, ssize_t n, int error)
+{
+    if (n == 0) {
+        /* F12: FIN is never success. Where sending had failed before, that is the better word for it. */
+        xs_lane_lose(lane, lane->write_errno != 0 ? XS_LOST_RESET : XS_LOST_CLOSED, lane->write_errno);
+    } else if (error == EINTR) {
+        lane->pump->woken = 1;
+    } else if (error != EAGAIN) {
+        xs_lane_lose(lane, XS_LOST_RESET, error);
+    } else if (lane->write_errno != 0) {
+        xs_lane_lose(lane, XS_LOST_RESET, lane->write_errno);
     }
 }
 
 /* Read once from the socket. Returns 1 if bytes came, 0 if not. */
-int xs_pump_receive(struct xs_pump *pump)
+int xs_lane_receive(struct xs_lane *lane)
 {
+    struct xs_pump *pump = lane->pump;
     struct xs_header header;
-    size_t have = pump->in_end - pump->in_start;
-    size_t len = frame_len(pump, &header);
+    size_t have = lane->in_end - lane->in_start;
+    size_t len = frame_len(lane, &header);
     ssize_t n;
+    int error;
 
     if (len == 0 || len <= have)
-        return 0;               /* xs_pump_frames has to look first */
+        return 0;               /* xs_lane_frames has to look first */
+    xs_pump_unlock(pump);
     /* At most READ_AHEAD bytes, or one frame that came in parts, are moved. */
-    if (pump->in_start > 0)
-        memmove(pump->in, pump->in + pump->in_start, have);
-    pump->in_start = 0;
-    pump->in_end = have;
-    n = recv(pump->socket, pump->in + have, len - have + READ_AHEAD, 0);
-    if (n > 0) {
-        pump->in_end += (size_t)n;
-        pump->link_received += (uint64_t)n;
-        pump->last_received = xs_pump_now();
-        return 1;
+    if (lane->in_start > 0)
+        memmove(lane->in, lane->in + lane->in_start, have);
+    n = recv(lane->socket, lane->in + have, len - have + READ_AHEAD, 0);
+    error = errno;
+    xs_pump_lock(pump);
+    lane->in_start = 0;
+    lane->in_end = have;
+    if (n <= 0) {
+        receive_failed(lane, n, error);
+        return 0;
     }
-    if (n == 0) {
-        /* F12: FIN is never success. Where sending had failed before, that is the better word for it. */
-        xs_pump_lose(pump, pump->write_errno != 0 ? XS_LOST_RESET : XS_LOST_CLOSED, pump->write_errno);
-    } else if (errno == EINTR) {
-        pump->woken = 1;
-    } else if (errno != EAGAIN) {
-        xs_pump_lose(pump, XS_LOST_RESET, errno);
-    } else if (pump->write_errno != 0) {
-        xs_pump_lose(pump, XS_LOST_RESET, pump->write_errno);
-    }
-    return 0;
+    lane->in_end += (size_t)n;
+    pump->link_received += (uint64_t)n;
+    lane->last_received = xs_pump_now();
+    return 1;
 }
 
 /* Send the rest of the sealed frame. Returns 1 when it is out, 0 when the socket takes no more or has failed. */
-static int push(struct xs_pump *pump)
+static int push(struct xs_lane *lane)
 {
-    while (pump->out_done < pump->out_len) {
-        ssize_t n = send(pump->socket, pump->out + pump->out_done, pump->out_len - pump->out_done, MSG_NOSIGNAL);
+    struct xs_pump *pump = lane->pump;
+    size_t before = lane->out_done;
+    int error = 0;
 
-        if (n >= 0) {
-            pump->out_done += (size_t)n;
-            pump->link_sent += (uint64_t)n;
-            continue;
+    if (lane->out_done == lane->out_len)
+        return 1;
+    xs_pump_unlock(pump);
+    while (lane->out_done < lane->out_len) {
+        ssize_t n = send(lane->socket, lane->out + lane->out_done, lane->out_len - lane->out_done, MSG_NOSIGNAL);
+
+        if (n < 0) {
+            error = errno;
+            break;
         }
-        pump->send_blocked = errno == EAGAIN;
-        if (errno == EINTR)
-            pump->woken = 1;
-        else if (errno != EAGAIN)
-            pump->write_errno = errno;  /* what had come before is still to be read: xs_pump_receive ends the link */
-        return 0;
+        lane->out_done += (size_t)n;
     }
-    return 1;
+    xs_pump_lock(pump);
+    pump->link_sent += lane->out_done - before;
+    lane->send_blocked = error == EAGAIN;
+    if (error == EINTR)
+        pump->woken = 1;
+    else if (error != EAGAIN)
+        lane->write_errno = error;      /* what had come before is still to be read: xs_lane_receive ends the lane */
+    return error == 0;
 }
 
 enum { NS = 1000000 };          /* in a ms */
@@ -183,17 +225,20 @@ enum { NS = 1000000 };          /* in a ms */
 /* Change bwlimit, from the next frame on. */
 void xs_pump_limit(struct xs_pump *pump, uint64_t bwlimit)
 {
+    xs_pump_lock(pump);
     xs_pace_set(&pump->pace, bwlimit, xs_pump_now() * NS);
+    xs_pump_stir(pump);
+    xs_pump_unlock(pump);
 }
 
 /* Hold DATA of channel 0 back until bwlimit lets it go; nothing else waits for it. */
-static void hold_data(struct xs_pump *pump)
+void xs_pump_hold(struct xs_pump *pump)
 {
-    size_t unsent = xs_session_unsent(pump->session, 0);
+    size_t unsent;
     int64_t now, when;
 
     pump->held_until = 0;
-    if (pump->pace.rate != 0 && unsent > 0) {
+    if (pump->pace.rate != 0 && (unsent = xs_session_unsent(pump->session, 0)) > 0) {
         now = xs_pump_now() * NS;
         when = xs_pace_when(&pump->pace, unsent, now);
         if (when > now)
@@ -202,56 +247,76 @@ static void hold_data(struct xs_pump *pump)
     xs_session_hold(pump->session, pump->held_until != 0);
 }
 
-/* Make the next frame and seal it. Returns 1, or 0 when there is none, or it failed. */
-static int next_frame(struct xs_pump *pump)
+/* Seal a frame that the session has given. Returns 1, or 0 if that failed: the lane is lost. */
+static int seal(struct xs_lane *lane, struct xs_header *header, const uint8_t *payload)
 {
-    struct xs_header header;
-    const uint8_t *payload;
+    struct xs_pump *pump = lane->pump;
     int rc;
 
-    hold_data(pump);
-    if (!xs_session_next(pump->session, 0, &header, &payload))
-        return 0;
-    payload = xs_packer_pack(pump->packer, &header, payload, pump->out + XS_HEADER_LEN);
-    rc = xs_link_seal(pump->link, &header, payload, pump->out);
+    xs_pump_unlock(pump);
+    payload = xs_packer_pack(lane->packer, header, payload, lane->out + XS_HEADER_LEN);
+    rc = xs_link_seal(lane->link, header, payload, lane->out);
+    xs_pump_lock(pump);
+    xs_session_sealed(pump->session, lane->number);
     if (rc != XS_OK) {
-        pump->write_errno = EIO;
-        lose_by_status(pump, rc);
+        lane->write_errno = EIO;
+        lose_by_status(lane, rc);
         return 0;
     }
-    pump->out_len = XS_HEADER_LEN + (size_t)header.length + XS_TAG_LEN;
-    pump->out_done = 0;
+    lane->out_len = XS_HEADER_LEN + (size_t)header->length + XS_TAG_LEN;
+    lane->out_done = 0;
     pump->frames_sent++;
-    pump->last_sent = xs_pump_now();
-    if (header.type == XS_DATA && header.channel == 0)
-        xs_pace_sent(&pump->pace, pump->out_len, pump->last_sent * NS);
+    lane->last_sent = xs_pump_now();
+    if (header->type == XS_DATA && header->channel == 0)
+        xs_pace_sent(&pump->pace, lane->out_len, lane->last_sent * NS);
     return 1;
 }
 
-/* Seal and send frames while the socket takes them. */
-void xs_pump_flush(struct xs_pump *pump)
+/* Make the next frame and seal it. Returns 1, or 0 when there is none, or it failed. */
+static int next_frame(struct xs_lane *lane)
 {
-    xs_packer_blocked(pump->packer, 0);
-    pump->send_blocked = 0;
-    while (pump->write_errno == 0 && push(pump) && next_frame(pump))
+    struct xs_pump *pump = lane->pump;
+    struct xs_header header;
+    const uint8_t *payload;
+
+    xs_pump_hold(pump);
+    if (!xs_session_next(pump->session, lane->number, &header, &payload))
+        return 0;
+    if (header.type == XS_DATA && lane->threaded) {
+        xs_pump_stir(pump);             /* the next stripe is for another lane, while this one is busy */
+        if (pump->held)
+            xs_pump_rouse(pump);
+    }
+    return seal(lane, &header, payload);
+}
+
+/* Seal and send frames while the socket takes them. */
+void xs_lane_flush(struct xs_lane *lane)
+{
+    xs_packer_blocked(lane->packer, 0);
+    lane->send_blocked = 0;
+    while (lane->write_errno == 0 && push(lane) && next_frame(lane))
         continue;
-    xs_packer_blocked(pump->packer, pump->send_blocked || pump->held_until != 0);
+    xs_packer_blocked(lane->packer, lane->send_blocked || lane->pump->held_until != 0);
 }
 
 /* Read and discard what comes. Returns 1 at the peer's FIN or a failure (errno; 0 with FIN), else 0. */
-int xs_pump_discard(struct xs_pump *pump)
+int xs_lane_discard(struct xs_lane *lane)
 {
-    ssize_t n = recv(pump->socket, pump->in, IN_SIZE, 0);
+    struct xs_pump *pump = lane->pump;
+    ssize_t n;
+    int error;
 
+    xs_pump_unlock(pump);
+    n = recv(lane->socket, lane->in, IN_SIZE, 0);
+    error = n < 0 ? errno : 0;
+    xs_pump_lock(pump);
     if (n > 0) {
         pump->link_received += (uint64_t)n;
         return 0;
     }
-    if (n == 0) {
-        errno = 0;
-        return 1;
-    }
-    if (errno == EINTR)
+    if (error == EINTR)
         pump->woken = 1;
-    return errno != EINTR && errno != EAGAIN;
+    errno = error;
+    return error != EINTR && error != EAGAIN;
 }

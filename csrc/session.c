@@ -3,13 +3,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* DATA of xl's standard output first: its messages are what both sides wait for; then standard error, then the domain. */
-static const unsigned data_order[XS_CHANNELS] = { 1, 2, 0 };
-
 /* True if that role sends the channel: the source xl's input, the destination its outputs. */
 static int role_sends(enum xs_role role, unsigned channel)
 {
     return (channel == 0) == (role == XS_SOURCE);
+}
+
+/* Set a channel up. Returns XS_OK or XS_ENOMEM. */
+static int channel_init(struct xs_session *s, unsigned channel, size_t window)
+{
+    struct xs_fifo *fifo = xs_fifo_new(s->pool, window);
+
+    if (role_sends(s->role, channel)) {
+        s->out[channel].fifo = fifo;
+        s->out[channel].stripes = xs_stripes_new(window);
+        return fifo != NULL && s->out[channel].stripes != NULL ? XS_OK : XS_ENOMEM;
+    }
+    s->in[channel].fifo = fifo;
+    s->in[channel].window = window;
+    s->in[channel].slots = xs_fifo_chunks(window);
+    s->in[channel].fill = calloc(s->in[channel].slots, sizeof(s->in[channel].fill[0]));
+    return fifo != NULL && s->in[channel].fill != NULL ? XS_OK : XS_ENOMEM;
 }
 
 /* send_window, receive_window: as in xs_pump_options. NULL when there is no memory. */
@@ -29,19 +43,9 @@ struct xs_session *xs_session_new(enum xs_role role, const uint32_t send_window[
     s->pool = xs_pool_new(chunks);
     if (s->phases == NULL || s->pool == NULL)
         goto out;
-    for (unsigned c = 0; c < XS_CHANNELS; c++) {
-        size_t window = role_sends(role, c) ? send_window[c] : receive_window[c];
-        struct xs_fifo *fifo = xs_fifo_new(s->pool, window);
-
-        if (fifo == NULL)
+    for (unsigned c = 0; c < XS_CHANNELS; c++)
+        if (channel_init(s, c, role_sends(role, c) ? send_window[c] : receive_window[c]) != XS_OK)
             goto out;
-        if (role_sends(role, c)) {
-            s->out[c].fifo = fifo;
-        } else {
-            s->in[c].fifo = fifo;
-            s->in[c].window = window;
-        }
-    }
     return s;
 
 out:
@@ -56,7 +60,9 @@ void xs_session_free(struct xs_session *s)
         return;
     for (unsigned c = 0; c < XS_CHANNELS; c++) {
         xs_fifo_free(s->out[c].fifo);
+        xs_stripes_free(s->out[c].stripes);
         xs_fifo_free(s->in[c].fifo);
+        free(s->in[c].fill);
     }
     xs_pool_free(s->pool);
     xs_xlphase_free(s->phases);
@@ -69,25 +75,89 @@ int xs_session_sends(const struct xs_session *s, unsigned channel)
     return role_sends(s->role, channel);
 }
 
-/* A new link in the place of a lost one: send anew what is not acknowledged, and tell the peer what has been delivered. */
-void xs_session_attach(struct xs_session *s, unsigned link)
+/* How many lanes there are. */
+unsigned xs_session_lanes(const struct xs_session *s)
 {
-    (void)link;         /* with one link a session all its state is the session's */
-    for (unsigned c = 0; c < XS_CHANNELS; c++) {
-        struct outgoing *o = &s->out[c];
-        struct incoming *i = &s->in[c];
+    unsigned n = 0;
 
-        if (o->fifo != NULL) {
-            xs_fifo_seek(o->fifo, xs_fifo_base(o->fifo));
-            o->end_sent = 0;
-        } else {
-            i->expect = 0;
-            i->end_here = 0;
-            i->ack_now = xs_fifo_base(i->fifo) > 0;
-        }
-    }
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        n += s->lane[l].there != 0;
+    return n;
+}
+
+/* A lane leads from now on: what the one before had said last is said anew (J6). */
+static void lead(struct xs_session *s, unsigned lane)
+{
+    s->leader = lane;
     s->exit_sent = 0;
-    s->keepalive = 0;
+    for (unsigned c = 0; c < XS_CHANNELS; c++) {
+        s->out[c].end_sent = 0;
+        if (s->in[c].fifo != NULL)
+            s->in[c].ack_now = xs_fifo_base(s->in[c].fifo) > 0;
+    }
+}
+
+/* A new lane, below XS_LANES_MAX; if there was one of that number, it is lost. The first, and one in the place of the last, leads. */
+void xs_session_attach(struct xs_session *s, unsigned lane)
+{
+    xs_session_lost(s, lane);
+    if (xs_session_lanes(s) == 0)
+        lead(s, lane);
+    else
+        s->striped = 1;
+    s->lane[lane].there = 1;
+    s->attached++;
+}
+
+/* Let the queue go as far as acknowledged, but not what a lane still reads to seal it: a copy that came over a lost lane may be acknowledged. */
+static void let_go(struct outgoing *o, const struct xs_session *s, unsigned channel)
+{
+    uint64_t to = o->acked;
+
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        if (s->lane[l].sealing && s->lane[l].sealing_channel == channel && s->lane[l].sealing_offset < to)
+            to = s->lane[l].sealing_offset;
+    if (to > xs_fifo_base(o->fifo))
+        xs_fifo_release(o->fifo, to);
+}
+
+/* Bytes before that offset have been acknowledged. */
+void xs_session_acknowledged(struct xs_session *s, unsigned channel, uint64_t offset)
+{
+    struct outgoing *o = &s->out[channel];
+
+    if (offset <= o->acked)
+        return;
+    o->acked = offset;
+    xs_stripes_release(o->stripes, offset);
+    let_go(o, s, channel);
+}
+
+/* The payload that was given out last to a lane is needed no more. */
+void xs_session_sealed(struct xs_session *s, unsigned lane)
+{
+    struct lane *l = &s->lane[lane];
+
+    if (!l->sealing)
+        return;
+    l->sealing = 0;
+    let_go(&s->out[l->sealing_channel], s, l->sealing_channel);
+}
+
+/* A lane is lost: what it had is for the others, or for the next one (J6). */
+void xs_session_lost(struct xs_session *s, unsigned lane)
+{
+    if (!s->lane[lane].there)
+        return;
+    xs_session_sealed(s, lane);
+    memset(&s->lane[lane], 0, sizeof(s->lane[lane]));
+    s->keepalive &= ~(1U << lane);
+    for (unsigned c = 0; c < XS_CHANNELS; c++)
+        if (s->out[c].fifo != NULL)
+            xs_stripes_orphan(s->out[c].stripes, lane);
+    for (unsigned l = 0; l < XS_LANES_MAX && lane == s->leader; l++)
+        if (s->lane[l].there)
+            lead(s, l);
 }
 
 /* Room for *len bytes of input. NULL, and *len 0, when the window is used up or the input has ended. */
@@ -110,6 +180,7 @@ void xs_session_input_commit(struct xs_session *s, unsigned channel, size_t len)
 
     xs_xlphase_feed(s->phases, channel, bytes, len);
     xs_fifo_commit(o->fifo, len);
+    xs_stripes_extend(o->stripes, xs_fifo_tail(o->fifo));
 }
 
 /* The input has ended: END follows its last byte (F11). */
@@ -125,117 +196,10 @@ int xs_session_input_ended(const struct xs_session *s, unsigned channel)
     return s->out[channel].ended;
 }
 
-/* How many bytes of input wait for their first frame on this link. */
+/* How many bytes of input wait for a frame, for the first time or anew. */
 size_t xs_session_unsent(const struct xs_session *s, unsigned channel)
 {
-    const struct outgoing *o = &s->out[channel];
-
-    return o->fifo == NULL ? 0 : (size_t)(xs_fifo_tail(o->fifo) - xs_fifo_cursor(o->fifo));
-}
-
-/* Fill a header in; 1, so that the callers below read as "this is the next frame". */
-static int give(struct xs_header *header, enum xs_type type, unsigned channel, size_t length, uint64_t offset)
-{
-    header->type = (uint8_t)type;
-    header->channel = (uint8_t)channel;
-    header->flags = 0;
-    header->length = (uint32_t)length;
-    header->offset = offset;
-    return 1;
-}
-
-/* A sixteenth of the window: sixteen ACKs a window keep the sender from ever waiting for one, and cost 32 bytes each. */
-static int ack_due(const struct incoming *i)
-{
-    uint64_t waiting = xs_fifo_base(i->fifo) - i->told;
-
-    return i->ack_now || (waiting > 0 && waiting >= i->window / 16);
-}
-
-/* The next ACK (F7). */
-static int next_ack(struct xs_session *s, struct xs_header *header)
-{
-    for (unsigned c = 0; c < XS_CHANNELS; c++) {
-        struct incoming *i = &s->in[c];
-
-        if (i->fifo == NULL || !ack_due(i))
-            continue;
-        i->ack_now = 0;
-        i->told = xs_fifo_base(i->fifo);
-        return give(header, XS_ACK, c, 0, i->told);
-    }
-    return 0;
-}
-
-/* The next END or EXIT (F11). */
-static int next_end(struct xs_session *s, struct xs_header *header, const uint8_t **payload)
-{
-    for (unsigned c = 0; c < XS_CHANNELS; c++) {
-        struct outgoing *o = &s->out[c];
-
-        if (o->fifo == NULL || !o->ended || o->end_sent || xs_fifo_cursor(o->fifo) != xs_fifo_tail(o->fifo))
-            continue;
-        o->end_sent = 1;
-        return give(header, XS_END, c, 0, xs_fifo_tail(o->fifo));
-    }
-    if (s->exit_set && !s->exit_sent && s->out[1].end_sent && s->out[2].end_sent) {
-        s->exit_sent = 1;
-        *payload = s->control;
-        return give(header, XS_EXIT, 0, s->control_len, 0);
-    }
-    return 0;
-}
-
-/* The next DATA (F6). The queue is never longer than the window, so that all it holds may be sent (F8). */
-static int next_data(struct xs_session *s, struct xs_header *header, const uint8_t **payload)
-{
-    for (unsigned n = 0; n < XS_CHANNELS; n++) {
-        struct outgoing *o = &s->out[data_order[n]];
-        uint64_t offset;
-        size_t len;
-
-        if ((s->hold && data_order[n] == 0) || o->fifo == NULL || (*payload = xs_fifo_slice(o->fifo, &len)) == NULL)
-            continue;
-        offset = xs_fifo_cursor(o->fifo);
-        xs_fifo_seek(o->fifo, offset + len);
-        if (o->high < offset + len)
-            o->high = offset + len;
-        return give(header, XS_DATA, data_order[n], len, offset);
-    }
-    return 0;
-}
-
-/*
- * The next frame for a link: 1, with its header and its payload (which stays until the next call), or 0 when there is none. It counts
- * as sent. What a peer waits for comes before what fills the line: ABORT, KEEPALIVE, ACK, END and EXIT, DATA.
- */
-int xs_session_next(struct xs_session *s, unsigned link, struct xs_header *header, const uint8_t **payload)
-{
-    *payload = NULL;
-    if (link >= XS_LINKS || s->abort_sent || s->exit_sent)
-        return 0;       /* ABORT and EXIT are the last */
-    if (s->abort_set) {
-        s->abort_sent = 1;
-        *payload = s->control;
-        return give(header, XS_ABORT, 0, s->control_len, 0);
-    }
-    if (s->keepalive) {
-        s->keepalive = 0;
-        return give(header, XS_KEEPALIVE, 0, 0, 0);
-    }
-    return next_ack(s, header) || next_end(s, header, payload) || next_data(s, header, payload);
-}
-
-/* Hold back DATA of channel 0, and no other frame, until it is said otherwise. */
-void xs_session_hold(struct xs_session *s, int hold)
-{
-    s->hold = hold;
-}
-
-/* Send a KEEPALIVE before any data (F10). */
-void xs_session_keepalive(struct xs_session *s)
-{
-    s->keepalive = 1;
+    return s->out[channel].fifo == NULL ? 0 : xs_stripes_unsent(s->out[channel].stripes);
 }
 
 /* True if bytes of that channel are delivered, no ACK of them is on its way, and none wait to be delivered. */
@@ -275,13 +239,7 @@ int xs_session_exit(struct xs_session *s, int kind, int value)
     return XS_OK;
 }
 
-/* True once EXIT has been given out by xs_session_next. */
-int xs_session_exit_sent(const struct xs_session *s)
-{
-    return s->exit_sent;
-}
-
-/* The next frame is ABORT, and the last. Returns XS_OK or XS_EARGUMENT. */
+/* The next frame is ABORT, and the last, on every lane. Returns XS_OK or XS_EARGUMENT. */
 int xs_session_abort(struct xs_session *s, int reason, const uint8_t *text, size_t len)
 {
     if (s->abort_set || s->exit_sent || reason < 0 || reason > UINT16_MAX || len > XS_TEXT_MAX)
@@ -307,8 +265,8 @@ void xs_session_stats(const struct xs_session *s, struct xs_stats *out)
         const struct outgoing *o = &s->out[c];
         const struct incoming *i = &s->in[c];
 
-        out->channel_bytes[c] = o->fifo != NULL ? o->high : xs_fifo_tail(i->fifo);
-        out->delivered[c] = xs_fifo_base(o->fifo != NULL ? o->fifo : i->fifo);
+        out->channel_bytes[c] = o->fifo != NULL ? xs_stripes_high(o->stripes) : xs_fifo_tail(i->fifo);
+        out->delivered[c] = o->fifo != NULL ? o->acked : xs_fifo_base(i->fifo);
         out->sink_broken[c] = i->broken;
     }
     out->phase = xs_xlphase_told(s->phases);

@@ -2,8 +2,11 @@
  * The session: the three channels of one domain, what frame to send next and what a received one means (docs/protocol.md, F6 to F12).
  * No I/O and no time: the pump, a simulator or a fuzzer gives it bytes and frames and takes bytes and frames.
  *
- * Which link a frame comes from or goes to is a parameter: version 1 has one link a session, number 0. A link may be lost and another
- * attached in its place; what is not acknowledged is then sent anew, and what comes twice is taken once.
+ * Links are lanes here (section 6): which one a frame comes from or goes to is a parameter. A lane may be lost and another attached; what is
+ * not acknowledged is then sent anew, and what comes twice is taken once.
+ *
+ * Nothing here locks. The pump's threads hold its lock around every call, but not while they seal what xs_session_next gave or open into what
+ * xs_session_place gave: until xs_session_sealed and xs_session_take (or xs_session_lost) these bytes stay where they are.
  *
  * Frames here have their content whole: whether it is elided or compressed on its way (F14, F17) is between the pumps.
  */
@@ -14,9 +17,9 @@
 #include <stdint.h>
 
 #include "engine.h"
+#include "stripes.h"
 
 enum {
-    XS_LINKS = 1,               /* links a session */
     XS_TEXT_MAX = 1024          /* bytes of ABORT's text: docs/protocol.md, section 4 */
 };
 
@@ -30,8 +33,14 @@ void xs_session_free(struct xs_session *s);     /* wipes; NULL is fine */
 /* True if this side sends the channel. */
 int xs_session_sends(const struct xs_session *s, unsigned channel);
 
-/* A new link in the place of a lost one: send anew what is not acknowledged, and tell the peer what has been delivered. */
-void xs_session_attach(struct xs_session *s, unsigned link);
+/* A new lane, below XS_LANES_MAX; if there was one of that number, it is lost. The first, and one in the place of the last, leads. */
+void xs_session_attach(struct xs_session *s, unsigned lane);
+
+/* A lane is lost: what it had is for the others, or for the next one (J6). */
+void xs_session_lost(struct xs_session *s, unsigned lane);
+
+/* How many lanes there are. */
+unsigned xs_session_lanes(const struct xs_session *s);
 
 /* ---- bytes in, to be sent (channels this side sends) ---- */
 
@@ -47,19 +56,25 @@ void xs_session_input_end(struct xs_session *s, unsigned channel);
 /* True once the input has ended. */
 int xs_session_input_ended(const struct xs_session *s, unsigned channel);
 
-/* How many bytes of input wait for their first frame on this link. */
+/* How many bytes of input wait for a frame, for the first time or anew. */
 size_t xs_session_unsent(const struct xs_session *s, unsigned channel);
 
 /* ---- frames out ---- */
 
-/* The next frame for a link: 1, with its header and its payload (which stays until the next call), or 0 when there is none. It counts as sent. */
-int xs_session_next(struct xs_session *s, unsigned link, struct xs_header *header, const uint8_t **payload);
+/* The next frame for a lane: 1, with its header and its payload (which stays until xs_session_sealed), or 0 when there is none. It counts as sent. */
+int xs_session_next(struct xs_session *s, unsigned lane, struct xs_header *header, const uint8_t **payload);
+
+/* The payload that was given out last to a lane is needed no more. */
+void xs_session_sealed(struct xs_session *s, unsigned lane);
+
+/* Whether xs_session_next would give the lane a frame: XS_OFFER_ANY if any other lane would get the same. */
+enum xs_offer xs_session_offer(const struct xs_session *s, unsigned lane);
 
 /* Hold back DATA of channel 0, and no other frame, until it is said otherwise. */
 void xs_session_hold(struct xs_session *s, int hold);
 
-/* Send a KEEPALIVE before any data (F10). */
-void xs_session_keepalive(struct xs_session *s);
+/* Send a KEEPALIVE over a lane, before any data (F10). */
+void xs_session_keepalive(struct xs_session *s, unsigned lane);
 
 /* True if bytes are delivered but not acknowledged, and nothing waits to be delivered on their channel. */
 int xs_session_ack_waits(const struct xs_session *s);
@@ -70,23 +85,26 @@ void xs_session_ack_now(struct xs_session *s);
 /* Destination: xl has ended; EXIT follows once END is sent on channels 1 and 2 (F11). Returns XS_OK or XS_EARGUMENT. */
 int xs_session_exit(struct xs_session *s, int kind, int value);
 
-/* True once EXIT has been given out by xs_session_next. */
-int xs_session_exit_sent(const struct xs_session *s);
+/* True once EXIT has been given out over that lane by xs_session_next. */
+int xs_session_exit_sent(const struct xs_session *s, unsigned lane);
 
-/* The next frame is ABORT, and the last. Returns XS_OK or XS_EARGUMENT. */
+/* The next frame is ABORT, and the last, on every lane. Returns XS_OK or XS_EARGUMENT. */
 int xs_session_abort(struct xs_session *s, int reason, const uint8_t *text, size_t len);
 
 /* ---- frames in ---- */
 
 /* Where the payload of a DATA frame that is about to be opened may go straight: NULL if it needs another place and a copy. */
-uint8_t *xs_session_place(struct xs_session *s, const struct xs_header *header);
+uint8_t *xs_session_place(struct xs_session *s, unsigned lane, const struct xs_header *header);
+
+/* True while another lane opens a frame into the place where this one belongs: wait until that has been taken, then ask and take. */
+int xs_session_contended(const struct xs_session *s, unsigned lane, const struct xs_header *header);
 
 /* Take a frame that has been opened; payload may be what xs_session_place gave. XS_OK, XS_EPROTOCOL (F5: the link ends) or XS_ENOMEM. */
-int xs_session_take(struct xs_session *s, unsigned link, const struct xs_header *header, const uint8_t *payload);
+int xs_session_take(struct xs_session *s, unsigned lane, const struct xs_header *header, const uint8_t *payload);
 
 /* ---- bytes out, to be delivered (channels the peer sends) ---- */
 
-/* The next *len bytes to deliver; NULL when there are none. */
+/* The next *len bytes to deliver; NULL when there are none, or while a phase waits to be told of. */
 const uint8_t *xs_session_output(const struct xs_session *s, unsigned channel, size_t *len);
 
 /* len bytes have been written into the receiving process's pipe (F7). */

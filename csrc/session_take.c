@@ -1,4 +1,4 @@
-/* The receiving half of the session: what each frame may be (F5 to F12), and the delivery of what it brought. */
+/* The receiving half of the session: what each frame may be (F5 to F12, J5 to J7), and the delivery of what it brought. */
 #include "session_private.h"
 
 #include <string.h>
@@ -9,103 +9,210 @@ static int peer_sends(const struct xs_session *s, unsigned channel)
     return channel < XS_CHANNELS && s->in[channel].fifo != NULL;
 }
 
-/* May a DATA frame be what comes next on its channel? XS_OK or XS_EPROTOCOL. */
-static int check_data(const struct xs_session *s, const struct xs_header *header)
+/* The slot of a stripe's count. */
+static size_t *fill_of(const struct incoming *i, uint64_t offset)
+{
+    return &i->fill[offset / XS_CHUNK % i->slots];
+}
+
+/* True if a channel comes in stripes, in any order (J5). */
+static int in_stripes(const struct xs_session *s, unsigned channel)
+{
+    return s->striped && channel == 0;
+}
+
+/* Up to where what DATA at that offset belongs to has come without a gap: its stripe, or the channel. */
+static uint64_t come(const struct xs_session *s, unsigned channel, uint64_t offset)
+{
+    const struct incoming *i = &s->in[channel];
+    uint64_t tail = xs_fifo_tail(i->fifo), start = offset - offset % XS_CHUNK;
+
+    if (!in_stripes(s, channel) || start <= tail)
+        return tail < start + XS_CHUNK || !in_stripes(s, channel) ? tail : start + XS_CHUNK;
+    return start + *fill_of(i, offset);
+}
+
+/* May a DATA frame come now? XS_OK or XS_EPROTOCOL. */
+static int check_data(const struct xs_session *s, unsigned lane, const struct xs_header *header)
 {
     const struct incoming *i = &s->in[header->channel];
-    uint64_t received, end;
+    int again = header->flags == XS_AGAIN;
+    uint64_t end, known;
 
-    if (!peer_sends(s, header->channel) || header->length == 0)
+    if (!peer_sends(s, header->channel) || header->length == 0 || (again && s->attached < 2))
         return XS_EPROTOCOL;
-    received = xs_fifo_tail(i->fifo);
-    /* F6. On a first link expect is what has been received: the next byte and no other. On a later one bytes may come again,
-     * from where the peer knows them delivered, but none may be left out. */
-    if (header->offset < i->expect || header->offset > received)
-        return XS_EPROTOCOL;
-    end = header->offset + header->length;      /* no overflow: the offset is below what has been received */
-    if (i->end_here || (i->end_seen && end > received))
+    if (header->offset > xs_fifo_base(i->fifo) + i->window)
+        return XS_EPROTOCOL;                    /* F8; and the sum below does not overflow */
+    end = header->offset + header->length;
+    if (end > xs_fifo_base(i->fifo) + i->window || (i->end_seen && end > i->end))
+        return XS_EPROTOCOL;                    /* F8, F11, J7 */
+    if (in_stripes(s, header->channel) && header->offset / XS_CHUNK != (end - 1) / XS_CHUNK)
+        return XS_EPROTOCOL;                    /* J5 */
+    known = come(s, header->channel, header->offset);
+    if (header->offset > known)
+        return XS_EPROTOCOL;                    /* F6: a gap */
+    if (again)
+        return XS_OK;
+    if ((s->lane[lane].ends & 1U << header->channel) != 0)
         return XS_EPROTOCOL;                    /* F11 */
-    if (end > xs_fifo_base(i->fifo) + i->window)
-        return XS_EPROTOCOL;                    /* F8 */
-    return XS_OK;
+    /* F6: twice. What a lost lane still held may have been overtaken by what was sent again (J6). */
+    return header->offset == known || (i->again & ~(1U << lane)) != 0 ? XS_OK : XS_EPROTOCOL;
+}
+
+/* True while another lane opens a frame into the place where this one belongs: wait until that has been taken, then ask and take. */
+int xs_session_contended(const struct xs_session *s, unsigned lane, const struct xs_header *header)
+{
+    for (unsigned l = 0; l < XS_LANES_MAX; l++) {
+        const struct lane *other = &s->lane[l];
+
+        if (l != lane && other->placing && header->type == XS_DATA && other->placing_channel == header->channel
+            && (!in_stripes(s, header->channel) || other->placing_offset / XS_CHUNK == header->offset / XS_CHUNK))
+            return 1;
+    }
+    return 0;
 }
 
 /*
  * Where the payload of a DATA frame that is about to be opened may go straight: NULL if it needs another place and a copy. The header is
- * not authenticated yet: nothing is counted here, and what is opened there is released by xs_session_take only.
+ * not authenticated yet: nothing is counted here, what has come is out of its reach, and what is opened there is released by
+ * xs_session_take only.
  */
-uint8_t *xs_session_place(struct xs_session *s, const struct xs_header *header)
+uint8_t *xs_session_place(struct xs_session *s, unsigned lane, const struct xs_header *header)
 {
     struct incoming *i = &s->in[header->channel];
+    struct lane *l = &s->lane[lane];
     uint8_t *place;
     size_t space;
 
-    if (header->type != XS_DATA || check_data(s, header) != XS_OK || i->broken
-        || header->offset != xs_fifo_tail(i->fifo))
+    if (header->type != XS_DATA || check_data(s, lane, header) != XS_OK || i->broken
+        || header->offset != come(s, header->channel, header->offset) || xs_session_contended(s, lane, header))
         return NULL;
-    place = xs_fifo_space(i->fifo, &space);
-    return space >= header->length ? place : NULL;
+    place = xs_fifo_place(i->fifo, header->offset, &space);
+    if (space < header->length)
+        return NULL;
+    l->placing = 1;
+    l->placing_channel = header->channel;
+    l->placing_offset = header->offset;
+    return place;
 }
 
-/* DATA: append what is new of it. */
-static int take_data(struct xs_session *s, const struct xs_header *header, const uint8_t *payload)
+/* len bytes at the tail have come; bytes NULL: they were discarded before. */
+static void forward(struct xs_session *s, unsigned channel, const uint8_t *bytes, size_t len)
+{
+    struct incoming *i = &s->in[channel];
+
+    if (bytes != NULL)
+        xs_xlphase_feed(s->phases, channel, bytes, len);
+    if (i->broken)
+        xs_fifo_skip(i->fifo, len);
+    else
+        xs_fifo_commit(i->fifo, len);
+}
+
+/* len bytes, in one chunk, have come at an offset: count them, and take what lies ready behind them. */
+static void arrived(struct xs_session *s, unsigned channel, uint64_t offset, const uint8_t *bytes, size_t len)
+{
+    struct incoming *i = &s->in[channel];
+    uint64_t tail = xs_fifo_tail(i->fifo);
+    size_t ready, space;
+
+    if (offset != tail) {
+        *fill_of(i, offset) += len;
+        return;
+    }
+    forward(s, channel, bytes, len);
+    while ((tail = xs_fifo_tail(i->fifo)) % XS_CHUNK == 0 && (ready = *fill_of(i, tail)) > 0) {
+        *fill_of(i, tail) = 0;
+        forward(s, channel, i->broken ? NULL : xs_fifo_place(i->fifo, tail, &space), ready);
+    }
+}
+
+/* Put what is new of a DATA frame where it belongs, but for what lies there already. Returns XS_OK or XS_ENOMEM. */
+static int store(struct xs_session *s, unsigned channel, uint64_t offset, const uint8_t *bytes, size_t len)
+{
+    struct incoming *i = &s->in[channel];
+
+    while (len > 0) {
+        size_t space = XS_CHUNK - (size_t)(offset % XS_CHUNK), part = xs_min(space, len);
+
+        if (!i->broken) {
+            uint8_t *place = xs_fifo_place(i->fifo, offset, &space);
+
+            if (place == NULL)
+                return XS_ENOMEM;
+            part = xs_min(space, len);
+            if (place != bytes)
+                memcpy(place, bytes, part);
+        }
+        arrived(s, channel, offset, bytes, part);
+        offset += part;
+        bytes += part;
+        len -= part;
+    }
+    return XS_OK;
+}
+
+/* DATA: keep what is new of it. */
+static int take_data(struct xs_session *s, unsigned lane, const struct xs_header *header, const uint8_t *payload)
 {
     struct incoming *i = &s->in[header->channel];
-    size_t known, len, space;
-    const uint8_t *place;
-    uint64_t behind;
+    uint64_t end, known;
 
-    if (check_data(s, header) != XS_OK)
+    if (check_data(s, lane, header) != XS_OK)
         return XS_EPROTOCOL;
-    behind = xs_fifo_tail(i->fifo) - header->offset;
-    known = behind < header->length ? (size_t)behind : header->length;
-    payload += known;
-    len = header->length - known;
-    i->expect = header->offset + header->length;
-    if (len == 0)
+    if (header->flags == XS_AGAIN)
+        i->again |= 1U << lane;
+    end = header->offset + header->length;
+    known = come(s, header->channel, header->offset);
+    if (end <= known)
         return XS_OK;
-    xs_xlphase_feed(s->phases, header->channel, payload, len);
-    if (i->broken) {
-        xs_fifo_skip(i->fifo, len);
-        return XS_OK;
-    }
-    place = xs_fifo_space(i->fifo, &space);
-    if (place == payload) {
-        xs_fifo_commit(i->fifo, len);
-        return XS_OK;
-    }
-    return xs_fifo_append(i->fifo, payload, len);
+    if (i->top < end)
+        i->top = end;
+    return store(s, header->channel, known, payload + (known - header->offset), (size_t)(end - known));
 }
 
-/* ACK: never back, never past what was sent (F7). */
-static int take_ack(struct xs_session *s, const struct xs_header *header)
+/* ACK: never past what was sent, and never back but behind one that came over another lane (F7). */
+static int take_ack(struct xs_session *s, unsigned lane, const struct xs_header *header)
 {
     struct outgoing *o = &s->out[header->channel];
+    uint64_t *last = &s->lane[lane].acked[header->channel];
 
-    if (o->fifo == NULL || header->length != 0
-        || header->offset < xs_fifo_base(o->fifo) || header->offset > o->high)
+    if (o->fifo == NULL || header->length != 0 || header->offset < *last || header->offset > xs_stripes_high(o->stripes))
         return XS_EPROTOCOL;
-    xs_fifo_release(o->fifo, header->offset);
+    *last = header->offset;
+    xs_session_acknowledged(s, header->channel, header->offset);
     return XS_OK;
 }
 
-/* END: once, and where the channel's bytes end (F11). */
-static int take_end(struct xs_session *s, const struct xs_header *header)
+/* END: once a lane, and where the channel's bytes end (F11, J7). */
+static int take_end(struct xs_session *s, unsigned lane, const struct xs_header *header)
 {
     struct incoming *i = &s->in[header->channel];
+    unsigned bit = 1U << header->channel;
 
-    if (!peer_sends(s, header->channel) || header->length != 0 || i->end_here
-        || header->offset != xs_fifo_tail(i->fifo))
+    if (!peer_sends(s, header->channel) || header->length != 0 || (s->lane[lane].ends & bit) != 0
+        || (i->end_seen && header->offset != i->end))
         return XS_EPROTOCOL;
-    i->end_seen = i->end_here = 1;
+    if (in_stripes(s, header->channel) ? header->offset < i->top || header->offset > xs_fifo_base(i->fifo) + i->window
+                                       : header->offset != xs_fifo_tail(i->fifo))
+        return XS_EPROTOCOL;
+    s->lane[lane].ends |= bit;
+    i->end_seen = 1;
+    i->end = header->offset;
     return XS_OK;
+}
+
+/* True if END of a channel has come over a lane, and every byte before it. */
+static int ended_over(const struct xs_session *s, unsigned lane, unsigned channel)
+{
+    return (s->lane[lane].ends & 1U << channel) != 0 && xs_fifo_tail(s->in[channel].fifo) == s->in[channel].end;
 }
 
 /* EXIT: from the destination, after END on both its channels (F11). */
-static int take_exit(struct xs_session *s, const struct xs_header *header, const uint8_t *payload)
+static int take_exit(struct xs_session *s, unsigned lane, const struct xs_header *header, const uint8_t *payload)
 {
     if (s->role != XS_SOURCE || header->length != 2 || header->channel != 0 || header->offset != 0
-        || !s->in[1].end_here || !s->in[2].end_here || payload[0] > 2)
+        || !ended_over(s, lane, 1) || !ended_over(s, lane, 2) || payload[0] > 2)
         return XS_EPROTOCOL;
     s->exit_kind = payload[0];
     s->exit_value = payload[1];
@@ -125,21 +232,22 @@ static int take_abort(struct xs_session *s, const struct xs_header *header, cons
 }
 
 /* Take a frame that has been opened; payload may be what xs_session_place gave. XS_OK, XS_EPROTOCOL (F5: the link ends) or XS_ENOMEM. */
-int xs_session_take(struct xs_session *s, unsigned link, const struct xs_header *header, const uint8_t *payload)
+int xs_session_take(struct xs_session *s, unsigned lane, const struct xs_header *header, const uint8_t *payload)
 {
-    if (link >= XS_LINKS || header->channel >= XS_CHANNELS || header->flags != 0)
+    if (lane >= XS_LANES_MAX || header->channel >= XS_CHANNELS || (header->flags & ~XS_AGAIN) != 0)
         return XS_EARGUMENT;
+    s->lane[lane].placing = 0;
     if (xs_session_exited(s) || s->aborted)
         return XS_EPROTOCOL;    /* EXIT and ABORT are the last */
     switch ((enum xs_type)header->type) {
     case XS_DATA:
-        return take_data(s, header, payload);
+        return take_data(s, lane, header, payload);
     case XS_ACK:
-        return take_ack(s, header);
+        return take_ack(s, lane, header);
     case XS_END:
-        return take_end(s, header);
+        return take_end(s, lane, header);
     case XS_EXIT:
-        return take_exit(s, header, payload);
+        return take_exit(s, lane, header, payload);
     case XS_KEEPALIVE:
         return header->length == 0 && header->channel == 0 && header->offset == 0 ? XS_OK : XS_EPROTOCOL;
     case XS_ABORT:
@@ -155,13 +263,13 @@ int xs_session_take(struct xs_session *s, unsigned link, const struct xs_header 
     return XS_EPROTOCOL;
 }
 
-/* The next *len bytes to deliver; NULL when there are none. */
+/* The next *len bytes to deliver; NULL when there are none, or while a phase waits to be told of. */
 const uint8_t *xs_session_output(const struct xs_session *s, unsigned channel, size_t *len)
 {
     *len = 0;
-    if (s->in[channel].fifo == NULL)
+    if (s->in[channel].fifo == NULL || xs_xlphase_pending(s->phases))
         return NULL;
-    return xs_fifo_slice(s->in[channel].fifo, len);
+    return xs_fifo_slice(s->in[channel].fifo, xs_fifo_base(s->in[channel].fifo), len);
 }
 
 /* len bytes have been written into the receiving process's pipe (F7). */
@@ -188,7 +296,7 @@ int xs_session_output_over(const struct xs_session *s, unsigned channel)
 {
     const struct incoming *i = &s->in[channel];
 
-    return i->fifo != NULL && i->end_seen && xs_fifo_base(i->fifo) == xs_fifo_tail(i->fifo);
+    return i->fifo != NULL && i->end_seen && xs_fifo_base(i->fifo) == i->end;
 }
 
 /* True once EXIT has come. */

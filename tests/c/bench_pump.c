@@ -2,7 +2,7 @@
  * Throughput of the engine: writer -> pipe -> source pump -> TCP over loopback -> destination pump -> pipe -> reader, four processes.
  * The writer writes as libxc does (one writev of 4 MiB and a header a record: xl-contract, xg_sr_save.c), the reader reads 4 MiB at a time.
  *
- *   bench_pump [MiB] [engine | whole | bare] [zero pages in a hundred] [backend]
+ *   bench_pump [MiB] [engine | whole | bare] [zero pages in a hundred] [backend | best] [lanes]
  *     whole: without eliding; bare: the same four processes, with read and write in the pumps' place
  */
 #define _GNU_SOURCE
@@ -78,7 +78,7 @@ static void writer(int fd, size_t mib, size_t zero_percent)
     _exit(0);
 }
 
-static void pump(int role, int socket, const int fd[3], int elide, const char *backend)
+static void pump(int role, const int *socket, int lanes, const int fd[3], int elide, const char *backend)
 {
     struct xs_pump_options o = { .role = role, .wake_fd = -1, .elide = elide, .keepalive_ms = 10000, .silence_ms = 60000 };
     struct xs_link_keys keys;
@@ -92,11 +92,13 @@ static void pump(int role, int socket, const int fd[3], int elide, const char *b
         o.channel_fd[c] = fd[c];
         o.send_window[c] = o.receive_window[c] = c == 0 ? 64 << 20 : 1 << 20;
     }
-    fcntl(socket, F_SETFL, O_NONBLOCK);
     if (role == XS_DESTINATION)
         fcntl(fd[0], F_SETFL, O_NONBLOCK);
     p = xs_pump_new(&o);
-    xs_pump_attach(p, xs_link_new(backend, &keys, 1ULL << 32), socket);
+    for (int l = 0; l < lanes; l++) {
+        fcntl(socket[l], F_SETFL, O_NONBLOCK);
+        xs_pump_attach(p, xs_link_new(backend, &keys, 1ULL << 32), socket[l]);
+    }
     while ((rc = xs_pump_run(p, -1)) != XS_EV_ENDED) {
         if (rc == XS_EV_INPUT_ENDED)
             close(fd[0]);
@@ -128,6 +130,12 @@ static void bare(int in, int out)
     _exit(0);
 }
 
+static void close_all(const int *fd, int n)
+{
+    while (n-- > 0)
+        close(fd[n]);
+}
+
 static void tcp_pair(int fd[2])
 {
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -149,8 +157,9 @@ int main(int argc, char **argv)
     size_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 2048, got = 0;
     int is_bare = argc > 2 && strcmp(argv[2], "bare") == 0, elide = argc <= 2 || strcmp(argv[2], "engine") == 0;
     size_t zero_percent = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
-    const char *backend = argc > 4 ? argv[4] : NULL;
-    int up[2], down[2], out[2], err[2], s[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), failed = 0, status;
+    const char *backend = argc > 4 && strcmp(argv[4], "best") != 0 ? argv[4] : NULL;
+    int lanes = argc > 5 ? atoi(argv[5]) : 1, s[2][XS_LANES_MAX];
+    int up[2], down[2], out[2], err[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), failed = 0, status;
     uint8_t *buffer = malloc(RECORD);
     struct rusage use;
     pid_t writes, source, destination;
@@ -160,25 +169,31 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (pipe(up) != 0 || pipe(down) != 0 || pipe(out) != 0 || pipe(err) != 0)
         die("pipe");
-    tcp_pair(s);
+    for (int l = 0; l < lanes; l++) {
+        int both[2];
+
+        tcp_pair(both);
+        s[0][l] = both[0];
+        s[1][l] = both[1];
+    }
     start = now();
     if ((writes = fork()) == 0) {
-        close(up[0]), close(down[0]), close(down[1]), close(s[0]), close(s[1]), close(out[1]), close(err[1]);
+        close(up[0]), close(down[0]), close(down[1]), close_all(s[0], lanes), close_all(s[1], lanes), close(out[1]), close(err[1]);
         writer(up[1], mib, zero_percent);
     }
     if ((source = fork()) == 0) {
-        close(up[1]), close(down[0]), close(down[1]), close(s[1]), close(out[1]), close(err[1]);
+        close(up[1]), close(down[0]), close(down[1]), close_all(s[1], lanes), close(out[1]), close(err[1]);
         if (is_bare)
-            bare(up[0], s[0]);
-        pump(XS_SOURCE, s[0], (int[]){ up[0], null, null }, elide, backend);
+            bare(up[0], s[0][0]);
+        pump(XS_SOURCE, s[0], lanes, (int[]){ up[0], null, null }, elide, backend);
     }
     if ((destination = fork()) == 0) {
-        close(up[0]), close(up[1]), close(down[0]), close(s[0]), close(out[1]), close(err[1]);
+        close(up[0]), close(up[1]), close(down[0]), close_all(s[0], lanes), close(out[1]), close(err[1]);
         if (is_bare)
-            bare(s[1], down[1]);
-        pump(XS_DESTINATION, s[1], (int[]){ down[1], out[0], err[0] }, 0, backend);
+            bare(s[1][0], down[1]);
+        pump(XS_DESTINATION, s[1], lanes, (int[]){ down[1], out[0], err[0] }, 0, backend);
     }
-    close(up[0]), close(up[1]), close(down[1]), close(s[0]), close(s[1]);
+    close(up[0]), close(up[1]), close(down[1]), close_all(s[0], lanes), close_all(s[1], lanes);
     while ((n = read(down[0], buffer, RECORD)) > 0)
         got += (size_t)n;
     took = now() - start;

@@ -53,7 +53,7 @@ static void nonblocking(int fd)
     CHECK(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0);
 }
 
-static void attach(struct rig *r)
+static inline void attach(struct rig *r)
 {
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, r->socket) == 0);
     for (int i = 0; i < 2; i++)
@@ -164,7 +164,7 @@ static void settle(struct rig *r)
     }
 }
 
-static void put(int fd, const char *text, size_t len)
+static inline void put(int fd, const char *text, size_t len)
 {
     CHECK(write(fd, text, len) == (ssize_t)len);
 }
@@ -179,7 +179,7 @@ static inline void expect(int fd, const char *text, size_t len)
 }
 
 /* End the session well: xl there closes its outputs and exits. */
-static void finish(struct rig *r, int value)
+static inline void finish(struct rig *r, int value)
 {
     close_fd(&r->xl_out[1][1]);
     close_fd(&r->xl_err[1][1]);

@@ -80,7 +80,7 @@ static void headers(void)
     }
     for (unsigned field = 1; field < 4; field++)
         for (unsigned v = 0; v < 256; v++) {
-            int flag = field == 2 && (v == XS_ELIDED || v == XS_COMPRESSED);
+            int flag = field == 2 && ((v & ~(unsigned)XS_AGAIN) == XS_ELIDED || (v & ~(unsigned)XS_AGAIN) == XS_COMPRESSED || v == XS_AGAIN);
 
             memset(bytes, 0, sizeof(bytes));
             bytes[0] = XS_DATA;
@@ -88,10 +88,10 @@ static void headers(void)
             CHECK(xs_header_parse(bytes, &h) == (v == 0 || (field == 1 && v < 3) || flag ? XS_OK : XS_EHEADER));
             CHECK(h.flags == (flag ? v : 0));
         }
-    for (unsigned flag = 1; flag <= 4; flag += 3)       /* flags are for DATA, and the one of them for channel 0 */
+    for (unsigned flag = 1; flag <= 6; flag++)       /* flags are for DATA, one of them for channel 0, and two of them not together */
         for (unsigned type = 0; type < 256; type++)
             for (unsigned channel = 0; channel < 3; channel++) {
-                int fits = type == XS_DATA && (flag == XS_ELIDED || channel == 0);
+                int fits = type == XS_DATA && ((flag & XS_COMPRESSED) == 0 || (channel == 0 && (flag & XS_ELIDED) == 0));
 
                 memset(bytes, 0, sizeof(bytes));
                 bytes[0] = (uint8_t)type;

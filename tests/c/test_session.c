@@ -108,7 +108,7 @@ static int take(struct world *w, int from, size_t visible)
     len = XS_HEADER_LEN + h.length + XS_TAG_LEN;
     if (have < len)
         return 1;
-    place = xs_session_place(peer->s, &h);
+    place = xs_session_place(peer->s, 0, &h);
     if (place == NULL)
         place = frame + XS_HEADER_LEN;
     rc = xs_link_open(peer->link, frame, &h, place);
@@ -168,7 +168,7 @@ static void random_step(struct world *w, const uint64_t total[3])
         if (random_below(&w->seed, 4) == 0)
             xs_session_ack_now(w->side[who].s);
         if (random_below(&w->seed, 20) == 0)
-            xs_session_keepalive(w->side[who].s);
+            xs_session_keepalive(w->side[who].s, 0);
         break;
     }
 }
@@ -320,8 +320,8 @@ static void ends(void)
     xs_session_input_end(w.side[1].s, 2);
     CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_END && h.channel == 2 && h.offset == 0);
     CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_EXIT && h.length == 2 && p[0] == 1 && p[1] == 9);
-    xs_session_keepalive(w.side[1].s);
-    CHECK(!xs_session_next(w.side[1].s, 0, &h, &p) && xs_session_exit_sent(w.side[1].s));
+    xs_session_keepalive(w.side[1].s, 0);
+    CHECK(!xs_session_next(w.side[1].s, 0, &h, &p) && xs_session_exit_sent(w.side[1].s, 0));
     close_world(&w);
 }
 
@@ -341,7 +341,7 @@ static void priorities(void)
     give(&w, 1, 1, 10);
     give(&w, 1, 2, 10);
     xs_session_ack_now(w.side[1].s);
-    xs_session_keepalive(w.side[1].s);
+    xs_session_keepalive(w.side[1].s, 0);
     CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_KEEPALIVE);
     CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.channel == 0 && h.offset == 100);
     CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_DATA && h.channel == 1);

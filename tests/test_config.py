@@ -32,6 +32,7 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "connect_timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"10"', "true"]),
     "keepalive": ({"1": 1, "59": 59}, ["0", "3601", "0.5", "false"]),
     "silence": ({"6": 6, "86400": 86400}, ["1", "86401", "false", '"60"']),
+    "lanes": ({"1": 1, "8": 8}, ["0", "9", "-1", "true", '"4"', "2.0"]),
     "compress": ({'"off"': "off", '"auto"': "auto", '"zstd"': "zstd"}, ["true", "1", '"on"', '"ZSTD"', "[]"]),
     "bwlimit": (
         {'"off"': 0, "0": 0, "65536": 65536, '"64K"': 65536, '"800M"': 800 << 20, '"2G"': 2 << 30, '"1048576"': 1 << 20, '"0"': 0},
@@ -61,6 +62,7 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
         "user": ({'"nobody"': "nobody"}, ["5", '""', '"a b"', '"-u"']),
         "sessions": ({"1": 1, "4096": 4096}, ["0", "4097", '"64"']),
         "coloft_scripts": ({'["/etc/xen/colo"]': ("/etc/xen/colo",), "[]": ()}, ['"/etc/xen/colo"', '["colo"]', "[5]"]),
+        "lanes": ({"1": 1, "8": 8}, ["0", "9", '"8"']),
         "window": ({"65536": 65536, "67108864": 64 << 20}, ["65535", "67108865", '"64M"']),
     },
     "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},

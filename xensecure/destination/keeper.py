@@ -26,6 +26,7 @@ from . import pairing, xl
 from .hooked import Plug, SessionHooks, read_sealed
 from .journal import Journal
 from .judge import Verdict, judge
+from .lanes import Door, Visit
 from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
@@ -58,6 +59,10 @@ class Keeper:
         verdict = self._authenticate(packet, challenge)
         if verdict is None:
             return
+        if verdict.hello.purpose is Purpose.JOIN:
+            self._join(verdict)
+            return
+        self._confirm(verdict)
         packet, _ = self._packets.receive(limits.HANDSHAKE_SECONDS)
         if not packet:
             return  # a proof of a new link key, and nothing more (R5)
@@ -85,6 +90,10 @@ class Keeper:
             say(PROGRAM, f"{verdict.name} ({message.address}): its link key was replaced at this very moment; it may try again")
             self._packets.send(launcher.push_refused(Reason.PROTOCOL, ""))
             return None
+        return verdict
+
+    def _confirm(self, verdict: Verdict) -> None:
+        """Say yes: the proof and this connection's keys."""
         answer = launcher.Authenticated(
             proof=verdict.schedule.destination_proof(), keys=destination_link_keys(verdict.schedule), peer=verdict.name
         ).push()
@@ -92,7 +101,40 @@ class Keeper:
         wipe(answer)
         if verdict.hello.purpose is Purpose.MIGRATE:
             wipe(verdict.schedule.secret())
-        return verdict
+
+    def _join(self, verdict: Verdict) -> None:
+        """A further connection of a session that another keeper has: to that one, with its keys; or a refusal, which the receiver seals."""
+        session_id = verdict.hello.session_id
+        try:
+            with contextlib.closing(Visit(self._config.run, session_id)) as visit:
+                visit.ask(verdict.name)
+                self._hand_over(verdict, visit)
+        except RefusedError as refusal:
+            self._confirm(verdict)
+            say(PROGRAM, f"{verdict.name} ({self._address}): a further connection for session {session_id.hex()} was refused: {refusal}")
+            self._packets.send(launcher.push_refused(refusal.reason, str(refusal)))
+        finally:
+            wipe(verdict.schedule.secret())
+
+    def _hand_over(self, verdict: Verdict, visit: Visit) -> None:
+        """Let the receiver prove us to the source and give the connection up; then pass it on."""
+        self._packets.send(launcher.Claimed(proof=verdict.schedule.destination_proof(), peer=verdict.name).push())
+        packet, descriptors = self._packets.receive(limits.HANDSHAKE_SECONDS, descriptors=1)
+        try:
+            if not packet:
+                return  # the source went away
+            launcher.body(packet, Kind.SURRENDER).finish()
+            if len(descriptors) != 1:
+                raise ProtocolError("SURRENDER without a connection")
+            keys = destination_link_keys(verdict.schedule)
+            lane = launcher.push_lane(keys)
+            visit.give(lane, descriptors[0])
+            for secret in (lane, keys.send.key, keys.send.iv, keys.receive.key, keys.receive.iv):
+                wipe(secret)
+            say(PROGRAM, f"{verdict.name} ({self._address}): one more connection for session {verdict.hello.session_id.hex()}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _settle(self, verdict: Verdict) -> bool:
         """Drop the keys older than the proved one, before the source hears of it and drops them too; False if that one is gone meanwhile."""
@@ -137,7 +179,7 @@ class Keeper:
                 journal.append(session_id, "end", domain="", outcome=f"failed: {refusal}", xl="not started")
             raise
         say(PROGRAM, f"{verdict.name} ({self._address}) sends a domain; session {session_id.hex()}")
-        session = _Session(self._packets, receive, request, self._config, journal, session_id, hooks)
+        session = _Session(self._packets, receive, request, self._config, journal, session_id, hooks, verdict.name)
         say(PROGRAM, f"{verdict.name}: {session.run()}")
         session.tell_hooks()
 
@@ -165,6 +207,7 @@ class _Session:
         journal: Journal,
         session_id: bytes,
         hooks: SessionHooks,
+        peer: str,
     ) -> None:
         self._packets = packets
         self._receive = receive
@@ -185,6 +228,11 @@ class _Session:
         self._last_words = b""
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
+        give = self._give_lane
+        self._door = Door(session_id, peer=peer, most=config.lanes - 1, give=give, watch=self._watch, unwatch=self._unwatch)
+
+    def _give_lane(self, packet: bytes, descriptor: int) -> None:
+        self._packets.send(packet, (descriptor,))
 
     def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
         self._poll.register(descriptor, select.POLLIN)
@@ -196,6 +244,7 @@ class _Session:
 
     def run(self) -> str:
         """Hand xl's pipes over, watch until xl and the receiver have ended; returns the outcome in words, which stands in the journal too."""
+        self._door.open(self._config.run)  # before the source knows the session's id
         self._hand_over()
         process = os.pidfd_open(self._receive.process.pid)
         # In this order: what the receiver has said before xl's end is heard before it.
@@ -308,6 +357,7 @@ class _Session:
         self._unwatch(self._packets.fileno())
         self._packets.close()
         self._receive.forget_stdin()  # where hooks have not been asked yet
+        self._door.close()
         if self._end is None and not self._lost:
             self._lost = why
             self._record(Milestone.LOST.name.lower(), by="launcher", why=why)

@@ -18,6 +18,7 @@ from ..link.say import say
 from ..proto import limits
 from ..proto.errors import ConfigurationError, SystemFailure, XensecureError
 from .keeper import Keeper
+from .lanes import sweep
 from .packets import Packets, peer_user
 from .systemd import inherited_sockets
 
@@ -166,6 +167,7 @@ def serve(config: Config) -> None:
     """Run the launcher."""
     hardening.hide_memory()
     store.make_directory(config.state)
+    sweep(config.run)
     Peers(config).require_private()
     if not os.access(config.xl, os.X_OK):
         say(PROGRAM, f"{config.xl} cannot be run: no domain can arrive; see [receive] xl")

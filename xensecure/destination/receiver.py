@@ -9,10 +9,12 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ..link.config import Config
-from ..link.connection import Deadline, FrameChannel, Wire, frames_after, peer_address, run_handshake
+from ..link.connection import Deadline, FrameChannel, Wire, frames_after, frames_under, peer_address, prepare, require_nothing_behind, run_handshake
 from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Side, Stats, compiled_features, find_backend, wipe
+from ..link.say import say
 from ..proto import launcher, limits
 from ..proto.domain import domain_name
 from ..proto.errors import AuthenticationError, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
@@ -61,12 +63,18 @@ class Receiver:
         with contextlib.closing(connect_launcher(self._config.launcher_socket)) as packets:
             channel = self._authenticate(wire, packets)
             self.on_authenticated()
+            if channel is None:
+                return  # it is the session's now that it was made for
             if self._handshake.source_hello.purpose is Purpose.MIGRATE:
                 self._migrate(channel, packets)
+            elif self._handshake.source_hello.purpose is Purpose.JOIN:
+                packet, _ = packets.receive(_LAUNCHER_SECONDS)
+                self._refuse(packet, channel)
             else:
                 self._pair(channel, packets)
 
-    def _authenticate(self, wire: Wire, packets: Packets) -> FrameChannel:
+    def _authenticate(self, wire: Wire, packets: Packets) -> FrameChannel | None:
+        """The key exchange to its end; None for a connection that was given up to another session's receiver (J4)."""
         challenge, _ = packets.receive(_LAUNCHER_SECONDS)
         if not challenge:
             raise SystemFailure("the launcher closed its socket at once; its log says why")
@@ -77,17 +85,24 @@ class Receiver:
         if not packet or launcher.kind_of(packet) is Kind.REFUSED:
             # Said to the network by closing the connection, whatever the reason (C7); the launcher's log has it.
             raise AuthenticationError("authentication failed; the launcher's log says why")
-        answer = launcher.Authenticated.pull(packet)
+        answer = launcher.Claimed.pull(packet) if launcher.kind_of(packet) is Kind.CLAIMED else launcher.Authenticated.pull(packet)
         wipe(packet)
         self.peer = answer.peer
         self._handshake.accept(answer.proof)
         wire.send(self._handshake.data_to_send())
+        if isinstance(answer, launcher.Claimed):
+            require_nothing_behind(self._handshake)
+            packets.send(launcher.push_empty(Kind.SURRENDER), (self._sock.fileno(),))
+            return None
         return frames_after(self._sock, wire, self._handshake, answer.keys, cipher=self._config.cipher)
 
     def _expect(self, packet: bytes, kind: Kind, channel: FrameChannel) -> None:
         """The launcher's answer must be ``kind``; its refusal goes to the source and is raised."""
-        if packet and launcher.kind_of(packet) is kind:
-            return
+        if not packet or launcher.kind_of(packet) is not kind:
+            self._refuse(packet, channel)
+
+    def _refuse(self, packet: bytes, channel: FrameChannel) -> NoReturn:
+        """Say the launcher's no to the source."""
         refusal = launcher.pull_refused(packet) if packet else Refusal(Reason.LAUNCHER_LOST, "the launcher there has ended; its log says why")
         channel.send(FrameType.REFUSE, refusal.push())
         raise RefusedError(f"refused: {refusal.text}", refusal.reason)
@@ -139,7 +154,10 @@ class Receiver:
         accept = Accept(session_id=started.session_id, window0=window)
         channel.send(FrameType.ACCEPT, accept.push())
         compress = Compression.ZSTD if Feature.ZSTD in self._handshake.features else Compression.OFF
-        Relay(channel, packets, opened, started.wish, window, (descriptors[0], descriptors[1], descriptors[2]), self._config, compress).run()
+        ends = (descriptors[0], descriptors[1], descriptors[2])
+        relay = Relay(channel, packets, opened, started.wish, window, ends, self._config, compress)
+        relay.whom = f"{self.peer} ({self._address})"
+        relay.run()
 
 
 class Relay:
@@ -156,10 +174,13 @@ class Relay:
         config: Config,
         compress: Compression,
     ) -> None:
+        self.whom = "unknown"
         self._packets = packets
         self._wish = wish
         self._held = wish is Wish.ASKED  # the launcher has xl's standard input
         self._first_byte = 0.0
+        self._cipher = config.cipher
+        self._sockets = {channel.sock.fileno(): channel.sock}
         self._stdin, *self._outputs = descriptors
         self._domain = ""
         self._end: Exit | None = None
@@ -214,6 +235,8 @@ class Relay:
             return False
         elif event is Event.ABORTED:
             return self._on_aborted(stats)
+        elif event is Event.LANE_LOST:
+            self._on_lane_lost(stats)
         elif event is Event.LOST:
             self._on_lost(stats)
         return True
@@ -268,9 +291,12 @@ class Relay:
             self._packets.send(note.push())
 
     def _from_launcher(self, stats: Stats) -> None:
-        packet, descriptors = self._packets.receive(descriptors=1 if self._held else 0)
+        packet, descriptors = self._packets.receive(descriptors=1)
         if not packet:
             self._launcher_gone(stats)
+            return
+        if launcher.kind_of(packet) is Kind.LANE:
+            self._add_lane(packet, descriptors)
             return
         if self._held and launcher.kind_of(packet) in (Kind.ADMITTED, Kind.REFUSED):
             self._on_verdict(packet, descriptors)
@@ -290,6 +316,26 @@ class Relay:
             if self._stdin >= 0:
                 os.dup2(descriptor, self._stdin, inheritable=False)
             os.close(descriptor)
+
+    def _add_lane(self, packet: bytes, descriptors: list[int]) -> None:
+        """A further connection of this session (J4). One that cannot be taken is closed, and the session goes on without it."""
+        keys = launcher.pull_lane(packet)
+        wipe(packet)
+        sock = socket.socket(fileno=descriptors[0])
+        prepare(sock)
+        try:
+            channel = frames_under(sock, Wire(sock, Deadline(0)), keys, cipher=self._cipher)  # 32 bytes find room in a new socket
+            channel.send(FrameType.ACCEPT)
+            self._pump.attach(channel.link, sock.fileno())
+        except XensecureError as error:
+            sock.close()
+            say(PROGRAM, f"{self.whom}: a further connection cannot be used: {error}")
+        else:
+            self._sockets[sock.fileno()] = sock
+
+    def _on_lane_lost(self, stats: Stats) -> None:
+        self._sockets.pop(stats.lane_socket).close()
+        say(PROGRAM, f"{self.whom}: one of its connections was lost: {_LOST[stats.lane_lost]}; the session goes on over {stats.lanes}")
 
     def _end_outputs(self) -> None:
         """A child of xl's keeps its output open: what it may still write is not waited for."""

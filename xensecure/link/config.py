@@ -51,6 +51,7 @@ class HostOptions:
     elide: str = "on"
     compress: str = "off"
     bwlimit: int = 0  # bytes a second; 0: none
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Config:
     sessions: int = limits.SESSIONS_MAX
     coloft_scripts: tuple[str, ...] = ()
     window: int = limits.WINDOW
+    lanes: int = limits.LANES_MAX
     cipher: str = "auto"
     hook_timeout: int = int(limits.HOOK_SECONDS)
     defaults: HostOptions = field(default_factory=HostOptions)
@@ -203,6 +205,7 @@ def _rate(value: Any) -> int:
 
 
 _RATE_WORDS = "'off' or bytes a second: 65536 or more, as a number or with K, M or G for KiB, MiB or GiB ('800M')"
+_LANES = _Key("lanes", f"1 to {limits.LANES_MAX}", _between(1, limits.LANES_MAX))
 _PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
 
 HOST_KEYS: dict[str, _Key] = {
@@ -219,6 +222,7 @@ HOST_KEYS: dict[str, _Key] = {
     "elide": _Key("elide", "'on' or 'off'", _one_of("on", "off")),
     "compress": _Key("compress", "'off', 'auto' or 'zstd'", _one_of("off", "auto", "zstd")),
     "bwlimit": _Key("bwlimit", _RATE_WORDS, _rate),
+    "lanes": _LANES,
 }
 
 SCHEMA: dict[str, dict[str, _Key]] = {
@@ -244,6 +248,7 @@ SCHEMA: dict[str, dict[str, _Key]] = {
         "sessions": _Key("sessions", "1 to 4096", _between(1, 4096)),
         "coloft_scripts": _Key("coloft_scripts", "a list of absolute paths", _absolutes),
         "window": _Key("window", "bytes, 65536 to 67108864", _between(limits.WINDOW_MIN, limits.WINDOW)),
+        "lanes": _LANES,
     },
     "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
     "hooks": {"timeout": _Key("hook_timeout", "seconds, 1 to 600", _between(1, 600))},

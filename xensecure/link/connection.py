@@ -17,8 +17,6 @@ from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, S
 from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
 
-# A piece of a handshake: a TLS record is at most 16 KiB.
-_PIECE = 1 << 14
 _Candidate: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]  # as getaddrinfo gives them
 _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
@@ -145,7 +143,7 @@ def run_handshake(wire: Wire, handshake: SourceHandshake | DestinationHandshake,
             _flush(wire, handshake)
             if handshake.state is until:
                 return
-            data = wire.receive(_PIECE)
+            data = wire.receive(handshake.bytes_wanted())
             if not data:
                 raise _ended(handshake)
             handshake.receive_data(data)
@@ -207,12 +205,22 @@ class FrameChannel:
 def frames_after(
     sock: socket.socket, wire: Wire, handshake: SourceHandshake | DestinationHandshake, keys: LinkKeys, *, cipher: str
 ) -> FrameChannel:
-    """The frames that follow a confirmed handshake (T5); neither side sends one before the other has answered, so none can be here yet.
+    """The frames that follow a confirmed handshake (T5): whole TLS records are read until then, so none of their bytes can be here yet.
 
     ``keys`` are wiped: the link holds them now. ``cipher``: as in ``Link``.
     """
+    require_nothing_behind(handshake)
+    return frames_under(sock, wire, keys, cipher=cipher)
+
+
+def require_nothing_behind(handshake: SourceHandshake | DestinationHandshake) -> None:
+    """ProtocolError if bytes have come behind a handshake's last message."""
     if handshake.trailing_data():
         raise ProtocolError("bytes behind the key exchange before it was answered")
+
+
+def frames_under(sock: socket.socket, wire: Wire, keys: LinkKeys, *, cipher: str) -> FrameChannel:
+    """The frames of a connection whose ``keys`` are there; they are wiped: the link holds them now."""
     channel = FrameChannel(sock, wire, keys, cipher=cipher)
     for direction in (keys.send, keys.receive):
         wipe(direction.key)

@@ -168,6 +168,7 @@ class Event(enum.IntEnum):
     PHASE = lib.XS_EV_PHASE
     LOST = lib.XS_EV_LOST
     ABORTED = lib.XS_EV_ABORTED
+    LANE_LOST = lib.XS_EV_LANE_LOST
     OUTPUTS_ENDED = lib.XS_EV_OUTPUTS_ENDED
     INPUT_ENDED = lib.XS_EV_INPUT_ENDED
     ENDED = lib.XS_EV_ENDED
@@ -205,7 +206,10 @@ class Lost(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Stats:
-    """A snapshot of a pump's counters: bytes a channel, bytes on the socket, phase, xl's status byte (-1: not seen), ends."""
+    """A snapshot of a pump's counters: bytes a channel, bytes on the sockets, phase, xl's status byte (-1: not seen), ends.
+
+    ``lanes``: links that live; ``lane_socket``, ``lane_lost``, ``lane_errno``: which was lost last while others lived, and why (LANE_LOST).
+    """
 
     channel_bytes: tuple[int, int, int]
     delivered: tuple[int, int, int]
@@ -218,6 +222,10 @@ class Stats:
     reason: int
     exit_kind: int
     exit_value: int
+    lanes: int
+    lane_socket: int
+    lane_lost: Lost
+    lane_errno: int
 
 
 @dataclass(frozen=True)
@@ -261,7 +269,7 @@ class Pump:
         self._pump = ffi.gc(pump, lib.xs_pump_free)
 
     def attach(self, link: Link, socket_fd: int) -> None:
-        """Give the pump its connection; the descriptor stays the caller's to close, the link does not."""
+        """Give the pump a connection, one of at most LANES_MAX; the descriptor stays the caller's to close, the link does not."""
         link.hand_over(lambda raw: _check(lib.xs_pump_attach(self._pump, raw, socket_fd)))
 
     def run(self, timeout: float) -> Event:
@@ -284,6 +292,10 @@ class Pump:
             reason=raw.reason,
             exit_kind=raw.exit_kind,
             exit_value=raw.exit_value,
+            lanes=raw.lanes,
+            lane_socket=raw.lane_socket,
+            lane_lost=Lost(raw.lane_lost),
+            lane_errno=raw.lane_errno,
         )
 
     def head(self) -> bytes:

@@ -13,7 +13,8 @@ from ..proto.errors import ConfigurationError, SystemFailure
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
-# A receiver needs the standard descriptors, its socket, the launcher's, three pipes, a wake pipe and a few of Python's own.
+# A receiver needs the standard descriptors, its socket, the launcher's, three pipes, a wake pipe, a few of Python's own, and two for each of
+# up to eight connections.
 _RECEIVER_FILES = 64
 
 

@@ -15,7 +15,7 @@ from . import limits
 from .errors import AuthenticationError, ProtocolError
 from .keyschedule import DirectionKeys, KeySchedule, Transcript, proofs_equal
 from .messages import MESSAGE_HEADER_LEN, DestinationHello, Feature, MessageType, SourceHello, message_body, push_message
-from .tls import Credentials, TlsChannel, certificate_names, certificate_pin, record_length
+from .tls import RECORD_HEADER_LEN, Credentials, TlsChannel, certificate_names, certificate_pin, record_length
 
 
 class Role(enum.Enum):
@@ -121,6 +121,12 @@ class _Handshake:
                 raise ProtocolError(f"more than {limits.HANDSHAKE_BYTES_MAX} bytes before the key exchange was complete")
             self._advance()
 
+    def bytes_wanted(self) -> int:
+        """How many bytes to read for the TLS record that is coming, and none of what follows it: that may be a frame's (T4)."""
+        have = len(self._buffer)
+        length = record_length(bytes(self._buffer[:RECORD_HEADER_LEN]))
+        return max(1, (RECORD_HEADER_LEN if length is None else length) - have)
+
     @contextlib.contextmanager
     def _failing_for_good(self) -> Iterator[None]:
         """Whatever is raised inside, the handshake has failed: no way out of here leaves it in a state that goes on."""
@@ -132,7 +138,7 @@ class _Handshake:
 
     def _advance(self) -> None:
         while self.state in _LISTENING:
-            length = record_length(bytes(self._buffer[:5]))
+            length = record_length(bytes(self._buffer[:RECORD_HEADER_LEN]))
             if length is None or length > len(self._buffer):
                 return
             record = bytes(self._buffer[:length])

@@ -12,6 +12,16 @@
                      ←  EXITED
     STORE, DONE      →                       (PAIR, ROTATE)
                      ←  STORED, COMPLETED    or REFUSED
+                     ←  CLAIMED              (JOIN) in AUTHENTICATED's place; without it AUTHENTICATED, and then REFUSED
+    SURRENDER        →                       the TCP connection goes with it
+                     ←  LANE                 to the receiver that has the session, at any time: that connection goes with it
+
+A keeper that has judged a JOIN hands the connection to the keeper that has the session, on that one's socket (docs/protocol.md, J2 to J4):
+
+    judge                                    keeper of the session
+    JOIN             →
+                     ←  GRANTED              or REFUSED, and the end
+    LANE             →                       the TCP connection goes with it
 """
 
 from __future__ import annotations
@@ -45,6 +55,11 @@ class Kind(enum.IntEnum):
     COMPLETED = 12
     CONFIGURATION = 13
     ADMITTED = 14
+    CLAIMED = 15
+    SURRENDER = 16
+    JOIN = 17
+    GRANTED = 18
+    LANE = 19
 
 
 def kind_of(packet: bytes) -> Kind:
@@ -130,21 +145,23 @@ class Authenticated:
 
     def push(self) -> bytes:
         """The packet."""
-        send, receive = self.keys.send, self.keys.receive
-        parts = (push_empty(Kind.AUTHENTICATED), self.proof, send.key, send.iv, receive.key, receive.iv, push_text(self.peer, 1))
-        return b"".join(parts)
+        return b"".join((push_empty(Kind.AUTHENTICATED), self.proof, *_key_parts(self.keys), push_text(self.peer, 1)))
 
     @classmethod
     def pull(cls, packet: bytes) -> Authenticated:
         """Read the packet."""
         reader = body(packet, Kind.AUTHENTICATED)
-        message = cls(
-            proof=reader.pull_bytes(limits.MAC_LEN),
-            keys=LinkKeys(send=_pull_direction(reader), receive=_pull_direction(reader)),
-            peer=reader.pull_text(1),
-        )
+        message = cls(proof=reader.pull_bytes(limits.MAC_LEN), keys=_pull_keys(reader), peer=reader.pull_text(1))
         reader.finish()
         return message
+
+
+def _key_parts(keys: LinkKeys) -> tuple[bytes, ...]:
+    return keys.send.key, keys.send.iv, keys.receive.key, keys.receive.iv
+
+
+def _pull_keys(reader: Reader) -> LinkKeys:
+    return LinkKeys(send=_pull_direction(reader), receive=_pull_direction(reader))
 
 
 def _pull_direction(reader: Reader) -> DirectionKeys:
@@ -275,3 +292,49 @@ def pull_exited(packet: bytes) -> Exit:
     """How xl ended."""
     body(packet, Kind.EXITED)
     return Exit.pull(packet[1:])
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The launcher's yes to a JOIN: its proof for the source, and the peer's name. The frames' keys are not for whoever gives the connection up."""
+
+    proof: bytes
+    peer: str
+
+    def push(self) -> bytes:
+        """The packet."""
+        return push_empty(Kind.CLAIMED) + self.proof + push_text(self.peer, 1)
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Claimed:
+        """Read the packet."""
+        reader = body(packet, Kind.CLAIMED)
+        message = cls(proof=reader.pull_bytes(limits.MAC_LEN), peer=reader.pull_text(1))
+        reader.finish()
+        return message
+
+
+def push_join(peer: str) -> bytes:
+    """JOIN: the peer that has proved itself."""
+    return push_empty(Kind.JOIN) + push_text(peer, 1)
+
+
+def pull_join(packet: bytes) -> str:
+    """The peer's name."""
+    reader = body(packet, Kind.JOIN)
+    peer = reader.pull_text(1)
+    reader.finish()
+    return peer
+
+
+def push_lane(keys: LinkKeys) -> bytes:
+    """LANE; the connection goes with it. ``keys``: as the destination uses them."""
+    return b"".join((push_empty(Kind.LANE), *_key_parts(keys)))
+
+
+def pull_lane(packet: bytes) -> LinkKeys:
+    """The connection's keys."""
+    reader = body(packet, Kind.LANE)
+    keys = _pull_keys(reader)
+    reader.finish()
+    return keys

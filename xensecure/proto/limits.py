@@ -14,6 +14,7 @@ PIN_LEN: Final = 32  # bytes: SHA-256 of the SubjectPublicKeyInfo, as in RFC 746
 CHALLENGE_LEN: Final = 32  # bytes; like the Random of RFC 8446 section 4.1.2
 EXPORTER_LEN: Final = 64  # bytes; more than the 48 of the widest TLS 1.3 secret (SHA-384), so nothing is cut off
 MAC_LEN: Final = 32  # bytes: HMAC-SHA-256, untruncated
+LANES_MAX: Final = 8  # links of a session at once: more cores than that have no share in one migration; 2 MiB of buffers each
 SESSION_ID_LEN: Final = 16  # bytes; random, names a session in logs and in the journal
 
 FRAME_KEY_LEN: Final = 32  # bytes: AES-256

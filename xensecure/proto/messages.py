@@ -37,6 +37,7 @@ class Purpose(enum.IntEnum):
     MIGRATE = 1
     PAIR = 2
     ROTATE = 3
+    JOIN = 4  # a further link of a session; 5 is kept for RESUME
 
 
 class FrameType(enum.IntEnum):
@@ -100,17 +101,18 @@ NO_CONTACT = Contact(name="", port=0, addresses=())
 
 @dataclass(frozen=True)
 class SourceHello:
-    """What the source says first (C1); ``contact`` is NO_CONTACT unless the purpose is PAIR."""
+    """What the source says first (C1); ``contact`` is NO_CONTACT unless the purpose is PAIR, ``session_id`` 16 bytes with JOIN alone (J1)."""
 
     purpose: Purpose
     key_id: bytes
     contact: Contact = NO_CONTACT
     features: int = Feature.NONE
+    session_id: bytes = b""
 
     def push(self) -> bytes:
         """The whole message."""
         body = push_uint(VERSION, 1) + push_uint(self.features, 4) + push_uint(self.purpose, 1) + self.key_id + self.contact.push()
-        return push_message(MessageType.SOURCE_HELLO, body)
+        return push_message(MessageType.SOURCE_HELLO, body + self.session_id)
 
     @classmethod
     def pull(cls, message: bytes) -> SourceHello:
@@ -121,7 +123,13 @@ class SourceHello:
         purpose = reader.pull_uint(1)
         if purpose not in Purpose.__members__.values():
             raise reader.fault(f"purpose {purpose}")
-        hello = cls(purpose=Purpose(purpose), key_id=reader.pull_bytes(limits.KEY_ID_LEN), contact=Contact.pull(reader), features=features)
+        hello = cls(
+            purpose=Purpose(purpose),
+            key_id=reader.pull_bytes(limits.KEY_ID_LEN),
+            contact=Contact.pull(reader),
+            features=features,
+            session_id=reader.pull_bytes(limits.SESSION_ID_LEN) if purpose == Purpose.JOIN else b"",
+        )
         reader.finish()
         if (hello.purpose is Purpose.PAIR) == (hello.contact == NO_CONTACT):
             raise reader.fault("a contact belongs to PAIR, and to nothing else")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _WRONG_PIN = "whoever answers has another key than the peer we know; this may be a man in the middle"
 
-_RECORD_HEADER_LEN = 5  # bytes: type, legacy version, length (RFC 8446 section 5.1)
+RECORD_HEADER_LEN = 5  # bytes: type, legacy version, length (RFC 8446 section 5.1)
 # X509_V_ERR_* of openssl/x509_vfy.h, those that a site's CA runs into; pyOpenSSL has no names for them.
 _CHAIN_ERRORS = {9: "not yet valid", 10: "expired", 18: "self-signed", 19: "of another CA", 20: "of another CA", 26: "not made for this use"}
 _CONTENT_TYPES = range(20, 24)  # change_cipher_spec, alert, handshake, application_data (RFC 8446 section 5.1)
@@ -81,7 +81,7 @@ def server_hello_group(record: bytes) -> int | None:
 
     Read from the wire because Debian 12's pyOpenSSL cannot be asked.
     """
-    body = record[_RECORD_HEADER_LEN:]
+    body = record[RECORD_HEADER_LEN:]
     if len(body) < 4 or record[0] != _HANDSHAKE or body[0] != _SERVER_HELLO:
         return None
     at = 4 + 2 + 32  # handshake header, legacy version, random
@@ -106,7 +106,7 @@ def offered_groups() -> tuple[str, ...]:
     connection.set_connect_state()
     with contextlib.suppress(SSL.WantReadError):
         connection.do_handshake()
-    body = connection.bio_read(1 << 16)[_RECORD_HEADER_LEN:]
+    body = connection.bio_read(1 << 16)[RECORD_HEADER_LEN:]
     at = 4 + 2 + 32  # handshake header, legacy version, random
     at += 1 + body[at]  # session id
     at += 2 + int.from_bytes(body[at : at + 2], "big")  # cipher suites
@@ -252,7 +252,7 @@ class TlsChannel:
         return data
 
     def _note_group(self, data: bytes) -> None:
-        length = _RECORD_HEADER_LEN + int.from_bytes(data[3:5], "big")
+        length = RECORD_HEADER_LEN + int.from_bytes(data[3:5], "big")
         self.group = server_hello_group(data[:length])
 
     @property
@@ -274,9 +274,9 @@ class TlsChannel:
 
 def record_length(buffered: bytes) -> int | None:
     """The length of the TLS record at the front of the buffer, header included; None if its header is not whole yet."""
-    if len(buffered) < _RECORD_HEADER_LEN:
+    if len(buffered) < RECORD_HEADER_LEN:
         return None
-    length = _RECORD_HEADER_LEN + int.from_bytes(buffered[3:5], "big")
+    length = RECORD_HEADER_LEN + int.from_bytes(buffered[3:5], "big")
     # The version is not looked at: RFC 8446 section 5.1 says that it "MUST be ignored for all purposes".
     if buffered[0] not in _CONTENT_TYPES or length > limits.TLS_RECORD_MAX:
         raise ProtocolError("no TLS record as of RFC 8446; another service answers on this port")

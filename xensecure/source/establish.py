@@ -8,10 +8,10 @@ from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
 from ..link.engine import compiled_features, find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
-from ..proto.errors import AuthenticationError, StateError, UsageError
+from ..proto.errors import AuthenticationError, ProtocolError, RefusedError, StateError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
 from ..proto.keyschedule import KeySchedule
-from ..proto.messages import Feature, Purpose, SourceHello
+from ..proto.messages import Feature, FrameType, Purpose, Refusal, SourceHello
 from ..proto.tls import Credentials
 
 
@@ -84,10 +84,12 @@ def establish(
         raise
 
 
-def reach(config: Config, peers: Peers, credentials: Credentials, route: Route, purpose: Purpose) -> Connection:
+def reach(
+    config: Config, peers: Peers, credentials: Credentials, route: Route, purpose: Purpose, *, session_id: bytes = b""
+) -> Connection:
     """A confirmed connection to a known peer: under its newest key, or, where the peer does not have that yet, the one before.
 
-    Another process may renew the key meanwhile: keys that are new since ``route`` was found are tried too.
+    Another process may renew the key meanwhile: keys that are new since ``route`` was found are tried too. ``session_id``: with JOIN.
     """
     tried: set[bytes] = set()
     peer: Peer | None = route.peer
@@ -97,7 +99,9 @@ def reach(config: Config, peers: Peers, credentials: Credentials, route: Route, 
             for link_key in reversed(untried):
                 tried.add(link_key.id)
                 try:
-                    connection = _attempt(config, credentials, route, purpose, link_key)
+                    features = _wanted_features(route.options, purpose)
+                    hello = SourceHello(purpose=purpose, key_id=link_key.id, features=features, session_id=session_id)
+                    connection = _attempt(config, credentials, route, hello, link_key)
                 except AuthenticationError as error:
                     refused = error
                     continue
@@ -109,12 +113,12 @@ def reach(config: Config, peers: Peers, credentials: Credentials, route: Route, 
     raise refused
 
 
-def _attempt(config: Config, credentials: Credentials, route: Route, purpose: Purpose, link_key: LinkKey) -> Connection:
+def _attempt(config: Config, credentials: Credentials, route: Route, hello: SourceHello, link_key: LinkKey) -> Connection:
     peer = route.peer
     return establish(
         credentials=credentials,
         target=route.target,
-        hello=SourceHello(purpose=purpose, key_id=link_key.id, features=_wanted_features(route.options, purpose)),
+        hello=hello,
         key=link_key.key,
         pin=None if config.trust == "ca" else peer.pin,
         names=(peer.name, *peer.contact.addresses),
@@ -128,3 +132,14 @@ def _wanted_features(options: HostOptions, purpose: Purpose) -> Feature:
     if purpose is Purpose.MIGRATE and options.compress != "off":
         return compiled_features() & Feature.ZSTD
     return Feature.NONE
+
+
+def accepted_payload(connection: Connection) -> bytes:
+    """The payload of ACCEPT; RefusedError for REFUSE, ProtocolError for anything else."""
+    frame = connection.channel.receive()
+    if frame.type is FrameType.REFUSE:
+        refusal = Refusal.pull(frame.payload)
+        raise RefusedError(f"the destination refuses: {refusal.text}", refusal.reason)
+    if frame.type is not FrameType.ACCEPT:
+        raise ProtocolError(f"{frame.type.name} where ACCEPT or REFUSE belongs")
+    return frame.payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,17 +11,18 @@ from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, peer_address
-from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
+from ..link.engine import Compression, Event, Phase, Pump, PumpOptions, Side, Stats, wipe
 from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import limits
 from ..proto.domain import domain_name
-from ..proto.errors import TRANSPORT_FAILURE, HookError, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
-from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose, Refusal
+from ..proto.errors import TRANSPORT_FAILURE, HookError, LinkLostError, Reason, RefusedError, XensecureError
+from ..proto.messages import Accept, Exit, ExitKind, FrameType, Open, Purpose
 from ..proto.request import ReceiveRequest
-from .establish import Connection, find_route, reach
+from .establish import Connection, accepted_payload, find_route, reach
 from .hooked import MigrationHooks
+from .lanes import Lanes, join_session, why_lost
 from .progress import Progress
 from .tuning import agreed_compression, change_limit
 
@@ -29,17 +31,6 @@ PROGRAM = "xensecure"
 _ABORT_SECONDS = 2.0
 
 _STOPPED = "stopped by SIGTERM; the domain stays on this host"
-
-_LOST = {
-    Lost.CLOSED: "the destination closed the connection before its end",
-    Lost.RESET: "the connection was reset",
-    Lost.SILENCE: "nothing came from the destination any more",
-    Lost.HEADER: "SECURITY: a malformed frame came: the data was changed on the way, by an attacker or by faulty hardware",
-    Lost.TAG: "SECURITY: a frame's tag does not hold: the data was changed on the way, by an attacker or by faulty hardware",
-    Lost.PROTOCOL: "a frame came that the protocol does not allow",
-    Lost.SYSTEM: "the socket failed",
-    Lost.ABORT: "given up here",
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,8 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks) ->
     hooks.knows(peer=route.peer.name, address=" ".join(route.target.addresses))
     with stop.held():
         hooks.before(stop.wake)
-    connection = reach(config, peers, load_credentials(config), route, Purpose.MIGRATE)
+    credentials = load_credentials(config)
+    connection = reach(config, peers, credentials, route, Purpose.MIGRATE)
     wipe(connection.schedule.secret())  # the frames' keys are made; nothing else is to follow from it
     hooks.knows(address=peer_address(connection.channel.sock))
     if job.options.verbose:
@@ -91,7 +83,8 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks) ->
             checkpointed=job.request.checkpointed,
             compressed=compression is not Compression.OFF,
         )
-        return _Session(connection, accept, job, stop, progress, hooks, compression).run()
+        make = functools.partial(join_session, config, credentials, route, accept.session_id)
+        return _Session(connection, accept, job, stop, progress, hooks, compression, make).run()
     finally:
         connection.channel.close()
 
@@ -103,17 +96,6 @@ def open_session(connection: Connection, request: ReceiveRequest) -> Accept:
     # The destination starts xl before it answers: the time for that is the handshake's anew.
     connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
     return Accept.pull(accepted_payload(connection))
-
-
-def accepted_payload(connection: Connection) -> bytes:
-    """The payload of ACCEPT; RefusedError for REFUSE, ProtocolError for anything else."""
-    frame = connection.channel.receive()
-    if frame.type is FrameType.REFUSE:
-        refusal = Refusal.pull(frame.payload)
-        raise RefusedError(f"the destination refuses: {refusal.text}", refusal.reason)
-    if frame.type is not FrameType.ACCEPT:
-        raise ProtocolError(f"{frame.type.name} where ACCEPT or REFUSE belongs")
-    return frame.payload
 
 
 @dataclass(frozen=True)
@@ -143,7 +125,7 @@ class StopSignal:
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
-        self._rouse()  # a SIGHUP that came with it may have taken its byte
+        self.ring()  # a SIGHUP that came with it may have taken its byte
         if not self._deferred:
             raise LinkLostError(_STOPPED)
 
@@ -159,7 +141,7 @@ class StopSignal:
         finally:
             self._deferred = self._held = False
         if self.hung_up:
-            self._rouse()
+            self.ring()
         if self.asked:
             raise LinkLostError(_STOPPED)
 
@@ -168,7 +150,8 @@ class StopSignal:
         if self._held:
             self.drain()  # it is for later, and must not end the hooks
 
-    def _rouse(self) -> None:
+    def ring(self) -> None:
+        """Make ``wake`` readable; from any thread."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._end, b"\0")
 
@@ -196,6 +179,7 @@ class _Session:
         progress: Progress,
         hooks: MigrationHooks,
         compression: Compression,
+        join: Callable[[], Connection],
     ) -> None:
         self._stop = stop
         self._hooks = hooks
@@ -217,7 +201,9 @@ class _Session:
                 bwlimit=job.options.bwlimit,
             )
         )
-        self._pump.attach(connection.channel.link, connection.channel.sock.fileno())
+        self._lanes = Lanes(self._pump, connection, make=join, wake=stop.ring, verbose=job.options.verbose > 0)
+        if not self._checkpointed:  # its window has room for two stripes
+            self._lanes.start(job.options.lanes)
 
     def run(self) -> Ended:
         """Until the session ends."""
@@ -233,6 +219,7 @@ class _Session:
         finally:
             self._hooks.has_seen(self._pump.stats(), self._pump.head())
             self._pump.close()
+            self._lanes.close()
 
     def _handle(self, event: Event) -> None:
         stats = self._pump.stats()
@@ -241,9 +228,10 @@ class _Session:
         elif event is Event.LOST:
             if stats.lost.by_a_frame:
                 with contextlib.suppress(XensecureError):
-                    self._pump.abort(Reason.PROTOCOL, _LOST[stats.lost], _ABORT_SECONDS)
-            detail = f" ({os.strerror(stats.system_errno)})" if stats.system_errno else ""
-            raise LinkLostError(f"link lost: {_LOST[stats.lost]}{detail}; {self._where_is_it(stats)}")
+                    self._pump.abort(Reason.PROTOCOL, why_lost(stats.lost, 0), _ABORT_SECONDS)
+            raise LinkLostError(f"link lost: {why_lost(stats.lost, stats.system_errno)}; {self._where_is_it(stats)}")
+        elif event is Event.LANE_LOST:
+            self._lanes.lost(stats)
         elif event is Event.ABORTED:
             reason = Reason(stats.reason) if stats.reason in Reason.__members__.values() else Reason.PROTOCOL
             raise RefusedError(f"the destination gave up: {self._pump.text()}; {self._where_is_it(stats)}", reason)
@@ -252,6 +240,8 @@ class _Session:
             if self._stop.asked:
                 self._pump.abort(Reason.STOPPED, "stopped by SIGTERM at the source", _ABORT_SECONDS)
                 raise LinkLostError(f"stopped by SIGTERM; {self._where_is_it(stats)}")
+            self._lanes.take_new()
+            self._progress.connections = self._lanes.most
             if self._stop.hung_up:
                 self._stop.hung_up = False
                 self._options = change_limit(self._pump, self._reread, self._options)

@@ -30,8 +30,7 @@ from ..proto.keyschedule import invitation_key, key_id
 from ..proto.messages import Contact, Exit, ExitKind, FrameType, Purpose, Refusal, SourceHello
 from ..proto.tls import Credentials
 from ..proto.token import PREFIX, Token
-from .establish import Connection, establish, find_route, reach
-from .migrate import accepted_payload
+from .establish import Connection, accepted_payload, establish, find_route, reach
 
 # The person may have to type a password or accept ssh's host key.
 _SSH_SECONDS = 120

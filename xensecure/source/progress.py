@@ -23,6 +23,7 @@ class Progress:
 
     def __init__(self, *, peer: str, details: str, quiet: bool, checkpointed: bool = False, compressed: bool = False) -> None:
         self.domain = "?"
+        self.connections = 1
         self._checkpointed = checkpointed
         self._compressed = compressed
         self._peer = peer
@@ -53,6 +54,9 @@ class Progress:
         line = f", {size(stats.link_sent)} on the line" if self._compressed else ""
         return f"{size(done)} in {duration(seconds)} ({size(done / seconds)}/s{line})"
 
+    def _how(self) -> str:
+        return self._details if self.connections == 1 else f"{self._details}, {self.connections} connections"
+
     def _clear(self) -> None:
         if self._width:
             os.write(2, f"{' ' * self._width}\r".encode())
@@ -60,7 +64,7 @@ class Progress:
 
     def done(self, stats: Stats) -> None:
         """The domain runs at the destination."""
-        self._finish(f"{self.domain} moved to {self._peer}: {self._figures(stats)}, {self._details}")
+        self._finish(f"{self.domain} moved to {self._peer}: {self._figures(stats)}, {self._how()}")
 
     def failed(self, stats: Stats) -> None:
         """It does not, or nobody here knows; why is said elsewhere. What follows a ``done`` is no news."""
@@ -70,7 +74,7 @@ class Progress:
             words = f"{self.domain} sent to {self._peer}, its start there not confirmed"
         else:
             words = f"{self.domain} not moved to {self._peer}"
-        self._finish(f"{words}: {self._figures(stats)}, {self._details}")
+        self._finish(f"{words}: {self._figures(stats)}, {self._how()}")
 
     def _finish(self, line: str) -> None:
         if self._said or self._quiet:

@@ -1,0 +1,219 @@
+"""Further connections of a session, handed over between two keepers: docs/protocol.md, steps J2 to J4.
+
+A keeper that has judged the source of a JOIN is no more than a visitor at the door of the one that has the session: a socket of its own, in
+a folder that is root's alone, by the session's id. What it says of the peer is its authenticated verdict; a receiver is never asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..link import store
+from ..link.engine import wipe
+from ..link.say import say
+from ..proto import launcher, limits
+from ..proto.errors import ProtocolError, Reason, RefusedError, StateError, SystemFailure, XensecureError
+from ..proto.launcher import Kind
+from .packets import Packets, peer_user
+
+PROGRAM = "xensecure-launcher"
+# Between two processes of one host that have nothing else to do; less than the receiver waits for its verdict.
+_ANSWER_SECONDS = 5.0
+# A visitor has its answer at once and gives the connection when its receiver has sent 100 bytes: as many at once as there can be connections.
+_VISITORS_MAX = limits.LANES_MAX
+_NO_SUCH_SESSION = "no session of that id is running there for this host"
+
+
+def doors(run: Path) -> Path:
+    """Where the sessions' sockets are."""
+    return run / "sessions"
+
+
+@contextlib.contextmanager
+def _address(folder: Path, session: str) -> Iterator[str]:
+    """A socket's address by way of its folder's descriptor: whatever [paths] run is, it fits sun_path (108 bytes, unix(7))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{session}"
+    finally:
+        os.close(descriptor)
+
+
+def _knock(folder: Path, session: str) -> Packets:
+    """A connection to a session's door; OSError if nobody is there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with _address(folder, session) as address:
+            sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return Packets(sock)
+
+
+def sweep(run: Path) -> None:
+    """Remove the doors of keepers that were killed: nobody answers there."""
+    folder = doors(run)
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            try:
+                _knock(folder, path.name).close()
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+
+
+class Visit:
+    """The judge's side. RefusedError if there is no such session."""
+
+    def __init__(self, run: Path, session_id: bytes) -> None:
+        try:
+            self._packets = _knock(doors(run), session_id.hex())
+        except OSError:
+            raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED) from None
+
+    def ask(self, peer: str) -> None:
+        """Whether the session takes a connection of this peer's; RefusedError if not."""
+        try:
+            self._packets.send(launcher.push_join(peer))
+            packet, _ = self._packets.receive(_ANSWER_SECONDS)
+        except SystemFailure:
+            raise RefusedError("the session there does not answer now, for a hook runs or the host is busy; ask again", Reason.LOCAL_FAULT) from None
+        if not packet:
+            raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED)  # it has ended just now
+        if launcher.kind_of(packet) is not Kind.GRANTED:
+            refusal = launcher.pull_refused(packet)
+            raise RefusedError(refusal.text, refusal.reason)
+
+    def give(self, packet: bytes, descriptor: int) -> None:
+        """Hand the connection over: ``packet`` is LANE with its keys."""
+        self._packets.send(packet, (descriptor,))
+
+    def close(self) -> None:
+        """The visit is over."""
+        self._packets.close()
+
+
+class Door:
+    """The side of the keeper that has the session.
+
+    Arguments: ``peer``: whose session it is; ``most``: connections beside the first, at most, in all its life; ``give``: passes LANE with its
+    descriptor on to the session's receiver; ``watch``, ``unwatch``: the keeper's poll.
+    """
+
+    def __init__(
+        self,
+        session_id: bytes,
+        *,
+        peer: str,
+        most: int,
+        give: Callable[[bytes, int], None],
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._session = session_id.hex()
+        self._peer = peer
+        self._left = most
+        self._give = give
+        self._watch, self._unwatch = watch, unwatch
+        self._path: Path | None = None
+        self._listener: socket.socket | None = None
+        self._visitors: dict[int, Packets] = {}
+        self._granted: set[int] = set()
+
+    def open(self, run: Path) -> None:
+        """Let visitors come. A session whose door cannot be opened goes on with one connection."""
+        folder = doors(run)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            store.make_directory(folder)
+            mask = os.umask(0o177)
+            try:
+                with _address(folder, self._session) as address:
+                    listener.bind(address)
+            finally:
+                os.umask(mask)
+            listener.listen(_VISITORS_MAX)
+        except (OSError, StateError) as error:
+            listener.close()
+            reason = error.strerror if isinstance(error, OSError) else error
+            say(PROGRAM, f"{folder}: {reason}; session {self._session} takes no further connections")
+            return
+        self._path, self._listener = folder / self._session, listener
+        self._watch(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """The session is over, or its receiver gone. It may be called again."""
+        for number in list(self._visitors):
+            self._drop(number)
+        if self._listener is not None and self._path is not None:
+            self._unwatch(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        if self._listener is None:
+            return
+        with contextlib.suppress(OSError):  # it went away between poll and accept
+            sock, _ = self._listener.accept()
+            uid, _, pid = peer_user(sock)
+            if uid != os.geteuid() or len(self._visitors) == _VISITORS_MAX:
+                say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted to give session {self._session} a connection; it was turned away")
+                sock.close()
+                return
+            number = sock.fileno()
+            self._visitors[number] = Packets(sock)
+            self._watch(number, lambda: self._hear(number))
+
+    def _drop(self, number: int) -> None:
+        self._unwatch(number)
+        self._visitors.pop(number).close()
+        if number in self._granted:
+            self._granted.remove(number)
+            self._left += 1
+
+    def _hear(self, number: int) -> None:
+        """One packet of a visitor's: the question, or the connection."""
+        try:
+            packet, descriptors = self._visitors[number].receive(descriptors=1)
+            try:
+                gone = not packet or self._answer(number, packet, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        except XensecureError as error:
+            say(PROGRAM, f"session {self._session}: a further connection was not taken: {error}")
+            gone = True
+        if gone:
+            self._drop(number)
+
+    def _answer(self, number: int, packet: bytes, descriptors: list[int]) -> bool:
+        """Whether the visit is over."""
+        if launcher.kind_of(packet) is Kind.JOIN and not descriptors and number not in self._granted:
+            refusal = self._refusal(launcher.pull_join(packet))
+            if refusal is not None:
+                self._visitors[number].send(launcher.push_refused(refusal.reason, str(refusal)))
+                return True
+            self._left -= 1
+            self._granted.add(number)
+            self._visitors[number].send(launcher.push_empty(Kind.GRANTED))
+            return False
+        if launcher.kind_of(packet) is Kind.LANE and len(descriptors) == 1 and number in self._granted:
+            self._granted.remove(number)  # used up
+            with contextlib.suppress(SystemFailure):  # the receiver has just gone, and the session with it
+                self._give(packet, descriptors[0])
+            wipe(packet)
+            return True
+        raise ProtocolError(f"{launcher.kind_of(packet).name} between keepers where it does not belong")
+
+    def _refusal(self, peer: str) -> RefusedError | None:
+        if peer != self._peer:
+            say(PROGRAM, f"SECURITY: {peer} wanted to join session {self._session}, which is {self._peer}'s")
+            return RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED)
+        if self._left == 0:
+            return RefusedError("the session there has all the connections that it may have; see [receive] lanes there", Reason.TOO_MANY)
+        return None

@@ -33,7 +33,7 @@ class Keeper:
         self.xl_calls = host.folder / "xl-was-started"
         self.xl_input = host.folder / "xl-was-given"
         self.hook_ran = host.folder / "hook-was-run"
-        self._world = world
+        self.world = world
         self._said_before = 0
         host.ctl("init")
         config = load_config(str(host.config))
@@ -58,7 +58,7 @@ class Keeper:
 
     def request(self, challenge: bytes) -> AuthenticationRequest:
         """A right request: hv1 has proved itself for this challenge."""
-        exchange = Exchange(self._world)
+        exchange = Exchange(self.world)
         exchange.challenge = challenge
         exchange.run()
         return exchange.destination.request()

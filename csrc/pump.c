@@ -121,7 +121,7 @@ static int lane_init(struct xs_lane *lane, struct xs_link *link, int socket_fd)
 
 /*
  * A lane is one of several: what its socket takes and has not sent is held to a stripe, so that a slow one takes no more of the stream than it
- * carries (tcp(7), TCP_NOTSENT_LOWAT; what is in flight does not count). By tests/c/bench_pump.c that costs nothing on loopback.
+ * carries (tcp(7), TCP_NOTSENT_LOWAT; what is in flight does not count). By tests/c/bench_pump.c, on loopback, that costs nothing that shows.
  */
 static void share(const struct xs_lane *lane)
 {

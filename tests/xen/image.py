@@ -110,7 +110,7 @@ def _put_tools(tools: Path, root: Path) -> None:
     _put(root / "etc/xensecure/xensecure.toml", f'{_CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
     if (tools / "etc/init.d/xencommons").exists():
         with (root / "etc/default/xencommons").open("a") as file:
-            file.write("XENCONSOLED_TRACE=guest\n")
+            file.write("XENCONSOLED_TRACE=guest\nQEMU_XEN=/bin/true\n")  # no guest here has a disk that qemu would have to serve
         (root / "etc/systemd/system/xen.service").symlink_to("/dev/null")
         run(["chroot", root, "update-rc.d", "xencommons", "defaults"])
         unit = root / "etc/systemd/system/lab-boot.service"

@@ -107,6 +107,9 @@ def _put_tools(tools: Path, root: Path) -> None:
     run(["tar", "-C", tools, "-cf", packed, "."])
     run(["tar", "-C", root, "--keep-directory-symlink", "-xf", packed])  # /var/run is a link in Debian
     run(["chroot", root, "ldconfig", "/usr/local/lib", "/usr/lib"])
+    missing = sorted({line.split()[0] for line in run(["chroot", root, "ldd", f"/{found[0]}"]).splitlines() if "not found" in line})
+    if missing:
+        raise LabError(f"{tools}: xl there needs {', '.join(missing)}, which dom0 has not; name their packages in DOM0 of tests/xen/packages.py")
     _put(root / "etc/xensecure/xensecure.toml", f'{_CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
     if (tools / "etc/init.d/xencommons").exists():
         with (root / "etc/default/xencommons").open("a") as file:

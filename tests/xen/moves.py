@@ -24,6 +24,10 @@ class WrongError(Exception):
     """Something is not as it must be."""
 
 
+class TooSlowError(WrongError):
+    """Something did not come in time, which an emulated host may be to blame for."""
+
+
 def expect(condition: object, what: str) -> None:
     """WrongError unless it holds."""
     if not condition:
@@ -31,10 +35,11 @@ def expect(condition: object, what: str) -> None:
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Wait until something holds; WrongError if it does not."""
+    """Wait until something holds; TooSlowError if it does not."""
     end = time.monotonic() + seconds
     while not condition():
-        expect(time.monotonic() < end, f"{what}: not within {seconds:.0f} s")
+        if time.monotonic() >= end:
+            raise TooSlowError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.3)
 
 
@@ -218,7 +223,7 @@ def session(host: Host) -> dict[str, int]:
         found[:] = [int(word) for word in done.out.split()] if done.status == 0 else []
         return len(found) == 4 and all(found)
 
-    wait_for(under_way, "a session's processes", 40)
+    wait_for(under_way, "a session's processes", 90)
     return dict(zip(("keeper", "receiver", "xl", "launcher"), found, strict=True))
 
 

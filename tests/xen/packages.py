@@ -24,6 +24,7 @@ DOM0 = (
     *("systemd-sysv", "kmod", "xen-utils-4.17", "xenstore-utils", "iproute2", "openssh-server", "openssh-client", "procps", "iputils-ping"),
     *("python3", "python3-cryptography", "python3-cffi-backend", "python3-openssl", "python3-pyroute2", "libipsec-mb1", "libzstd1"),
     *("busybox", "socat", "strace"),
+    "libnl-route-3-200",  # for tools of one's own (--tools), whose configure takes it in where it finds it
 )
 # The guest that does what guests do.
 USERLAND = ("sqlite3", "procps")

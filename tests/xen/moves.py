@@ -24,10 +24,6 @@ class WrongError(Exception):
     """Something is not as it must be."""
 
 
-class TooSlowError(WrongError):
-    """Something did not come in time, which an emulated host may be to blame for."""
-
-
 def expect(condition: object, what: str) -> None:
     """WrongError unless it holds."""
     if not condition:
@@ -35,11 +31,10 @@ def expect(condition: object, what: str) -> None:
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Wait until something holds; TooSlowError if it does not."""
+    """Wait until something holds; WrongError if it does not."""
     end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() >= end:
-            raise TooSlowError(f"{what}: not within {seconds:.0f} s")
+        expect(time.monotonic() < end, f"{what}: not within {seconds:.0f} s")
         time.sleep(0.3)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tests.xen.cases import CASES, WITH_EVERY_GUEST, paired, prepare
 from tests.xen.common import RUN, LabError, say
-from tests.xen.moves import TooSlowError, clear, daemons_logs
+from tests.xen.moves import clear, daemons_logs
 
 __all__ = ["NAMES", "WITH_EVERY_GUEST", "run_all"]
 
@@ -43,20 +43,13 @@ def run_all(mode: str, names: Sequence[str]) -> int:
 
 
 def _run(name: str, mode: str) -> tuple[str, str]:
-    """One test's words and result. Only one that waited in vain is tried again, once, and that is said; what was wrong stays wrong."""
-    late = ""
-    for last in (False, True):
-        try:
-            return late + CASES[name](mode), "ok"
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other tests are run
-            words = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            _keep_logs(name, error)
-            clear()
-            if last or not isinstance(error, TooSlowError):
-                return late + words, "FAILED"
-            late = f"second try ({words}); "
-            say(f"    {words}; once more")
-    raise AssertionError("not reached")
+    """One test's words and result."""
+    try:
+        return CASES[name](mode), "ok"
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other tests are run
+        _keep_logs(name, error)
+        clear()
+        return str(error).strip().splitlines()[0] if str(error) else type(error).__name__, "FAILED"
 
 
 def _keep_logs(name: str, error: Exception) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ..link.config import Config
 from ..link.engine import wipe
 from ..link.hooks import Facts, Outcome, Role
+from ..link.journal import Journal
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
@@ -24,7 +25,6 @@ from ..proto.messages import Exit, ExitKind, Purpose
 from ..proto.request import ReceiveRequest
 from . import pairing, xl
 from .hooked import Plug, SessionHooks, read_sealed
-from .journal import Journal
 from .judge import Verdict, judge
 from .lanes import Door, Visit
 from .packets import Packets
@@ -166,7 +166,7 @@ class Keeper:
             raise RefusedError(f"{self._config.sessions} migrations are arriving there already; try again later", Reason.TOO_MANY)
         session_id = secrets.token_bytes(limits.SESSION_ID_LEN)
         hooks = self._make_hooks(request, verdict, session_id)
-        journal = Journal(self._config.state)
+        journal = Journal(self._config.state, Role.DESTINATION)
         try:
             journal.append(session_id, "start", peer=verdict.name, address=self._address, request=request.arguments())
         except StateError as error:

@@ -248,6 +248,7 @@ def test_another_boot_is_noticed(tmp_path: Path) -> None:
 OLD = [
     (["go", "report 0"], "arrived", "reported", 0, True),
     (["go", "report 3"], "failed: xl reported status 3", "reported", 3, False),
+    (["go", "report 0"], "unknown: xl was killed, and its report of success came by the receiver's word", "cleared", 0, False),
     (["ready"], "failed: the receiver ended", "not cleared", None, False),
     (["go"], "unknown: xl was killed after the source had cleared the domain", "cleared", None, False),
     ([], "failed over: the source ended", "failed over", None, False),

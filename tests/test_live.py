@@ -29,9 +29,10 @@ def test_a_session_is_shown_until_it_is_closed(tmp_path: Path) -> None:
     (shown,) = live_sessions(tmp_path)
     assert (shown.session, shown.role, shown.peer, shown.domain) == (SESSION.hex(), Role.SOURCE, "hv2", "")
     assert (shown.state, shown.pid) == ("running", os.getpid())
-    live.update(domain="web1", phase="memory", bytes=1 << 20, resumptions=1, state="reconnecting since 12:00")
+    live.update(domain="web1", phase="memory", bytes=1 << 20, resumptions=1, state="reconnecting")
     (shown,) = live_sessions(tmp_path)
-    assert (shown.domain, shown.phase, shown.bytes, shown.resumptions, shown.state) == ("web1", "memory", 1 << 20, 1, "reconnecting since 12:00")
+    assert (shown.domain, shown.phase, shown.bytes, shown.resumptions, shown.state) == ("web1", "memory", 1 << 20, 1, "reconnecting")
+    assert shown.since < shown.state_since == shown.updated
     assert shown.rate > 0
     assert shown.updated >= shown.since
     assert stat.S_IMODE((tmp_path / "status").stat().st_mode) == 0o700

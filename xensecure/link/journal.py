@@ -241,8 +241,8 @@ class Record:
 
     @property
     def went_well(self) -> bool:
-        """Whether it has ended plainly well: the domain runs at the destination."""
-        return bool(self.ended) and self.state == REPORTED and self.report == 0 and self.outcome == "arrived"
+        """Whether it has ended plainly well: xl at the destination reported that the domain runs there."""
+        return bool(self.ended) and self.state == REPORTED and self.report == 0
 
     @property
     def same_boot(self) -> bool:
@@ -315,9 +315,11 @@ def _state_from_words(record: Record, outcome: str) -> str:
     """The state of a session whose ``end`` has none: before there were states, the outcome's first word was all."""
     if outcome.startswith("failed over"):
         return FAILED_OVER
+    if outcome.startswith("unknown"):
+        return CLEARED
     if record.report is not None:
         return REPORTED
-    return CLEARED if record.go or outcome.startswith("unknown") else NOT_CLEARED
+    return CLEARED if record.go else NOT_CLEARED
 
 
 def _given(entry: Entry, kinds: Mapping[str, type]) -> dict[str, Any]:

@@ -25,7 +25,10 @@ _SIZE_MAX = 1 << 16
 
 @dataclass(frozen=True)
 class LiveSession:
-    """A running session as its process describes it; ``rate`` in bytes a second, ``since`` and ``updated`` in seconds since 1970."""
+    """A running session as its process describes it.
+
+    ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970.
+    """
 
     session: str
     role: Role
@@ -37,6 +40,7 @@ class LiveSession:
     rate: float = 0.0
     resumptions: int = 0
     state: str = "running"
+    state_since: float = 0.0
     since: float = 0.0
     updated: float = 0.0
 
@@ -50,9 +54,8 @@ class Live:
 
     def __init__(self, run: Path, session: bytes, *, role: Role, peer: str, domain: str = "") -> None:
         now = time.time()
-        self._shown = LiveSession(
-            session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), since=now, updated=now
-        )
+        times: dict[str, Any] = {"since": now, "state_since": now, "updated": now}
+        self._shown = LiveSession(session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), **times)
         self._path = run / "status" / f"{session.hex()}.{role}.json"
         self._lock = -1
         self._rate_from = (time.monotonic(), 0)
@@ -70,7 +73,10 @@ class Live:
             return
         if "bytes" in changes and "rate" not in changes:
             changes["rate"] = self._rate(changes["bytes"])
-        self._shown = replace(self._shown, **changes, updated=time.time())
+        now = time.time()
+        if changes.get("state", self._shown.state) != self._shown.state:
+            changes["state_since"] = now
+        self._shown = replace(self._shown, **changes, updated=now)
         try:
             self._write()
         except OSError as error:
@@ -137,7 +143,7 @@ def _read(path: Path) -> LiveSession:
         raise TypeError
     names = {field.name for field in fields(LiveSession)}
     shown = LiveSession(**{name: value for name, value in document.items() if name in names})
-    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.since, shown.updated)
+    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.since, shown.state_since, shown.updated)
     words = (shown.session, shown.peer, shown.domain, shown.phase, shown.state)
     if not all(isinstance(number, (int, float)) for number in numbers) or not all(isinstance(word, str) for word in words):
         raise TypeError

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -240,14 +240,9 @@ class Record:
     last: float = 0.0  # its newest entry's time
 
     @property
-    def session_id(self) -> bytes:
-        """The session's id."""
-        return bytes.fromhex(self.session)
-
-    @property
     def went_well(self) -> bool:
-        """Whether it has ended plainly well: the domain runs at the destination."""
-        return bool(self.ended) and self.state == REPORTED and self.report == 0 and self.outcome == "arrived"
+        """Whether it has ended plainly well: xl at the destination reported that the domain runs there."""
+        return bool(self.ended) and self.state == REPORTED and self.report == 0
 
     @property
     def same_boot(self) -> bool:
@@ -320,12 +315,14 @@ def _state_from_words(record: Record, outcome: str) -> str:
     """The state of a session whose ``end`` has none: before there were states, the outcome's first word was all."""
     if outcome.startswith("failed over"):
         return FAILED_OVER
+    if outcome.startswith("unknown"):
+        return CLEARED
     if record.report is not None:
         return REPORTED
-    return CLEARED if record.go or outcome.startswith("unknown") else NOT_CLEARED
+    return CLEARED if record.go else NOT_CLEARED
 
 
-def _given(entry: Entry, kinds: dict[str, type]) -> dict[str, Any]:
+def _given(entry: Entry, kinds: Mapping[str, type]) -> dict[str, Any]:
     """The fields that are there and what they should be."""
     found = {}
     for name, kind in kinds.items():

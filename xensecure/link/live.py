@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,10 @@ _SIZE_MAX = 1 << 16
 
 @dataclass(frozen=True)
 class LiveSession:
-    """A running session as its process describes it; ``rate`` in bytes a second, ``since`` and ``updated`` in seconds since 1970."""
+    """A running session as its process describes it.
+
+    ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970.
+    """
 
     session: str
     role: Role
@@ -38,6 +40,7 @@ class LiveSession:
     rate: float = 0.0
     resumptions: int = 0
     state: str = "running"
+    state_since: float = 0.0
     since: float = 0.0
     updated: float = 0.0
 
@@ -51,9 +54,8 @@ class Live:
 
     def __init__(self, run: Path, session: bytes, *, role: Role, peer: str, domain: str = "") -> None:
         now = time.time()
-        self._shown = LiveSession(
-            session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), since=now, updated=now
-        )
+        times: dict[str, Any] = {"since": now, "state_since": now, "updated": now}
+        self._shown = LiveSession(session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), **times)
         self._path = run / "status" / f"{session.hex()}.{role}.json"
         self._lock = -1
         self._rate_from = (time.monotonic(), 0)
@@ -71,7 +73,10 @@ class Live:
             return
         if "bytes" in changes and "rate" not in changes:
             changes["rate"] = self._rate(changes["bytes"])
-        self._shown = replace(self._shown, **changes, updated=time.time())
+        now = time.time()
+        if changes.get("state", self._shown.state) != self._shown.state:
+            changes["state_since"] = now
+        self._shown = replace(self._shown, **changes, updated=now)
         try:
             self._write()
         except OSError as error:
@@ -120,26 +125,25 @@ def live_sessions(run: Path) -> list[LiveSession]:
         raise StateError(f"{folder}: Permission denied; run this as root, or as the user whose folder it is") from None
     except OSError as error:
         raise StateError(f"{folder}: {error.strerror}") from None
-    found = [shown for path in locks for shown in _live(path)]
+    found = [shown for path in locks if (shown := _live(path)) is not None]
     return sorted(found, key=lambda shown: shown.since)
 
 
-def _live(lock: Path) -> Iterator[LiveSession]:
-    path = lock.with_suffix(".json")
-    with contextlib.suppress(OSError):
-        if _is_held(lock):
-            with contextlib.suppress(ValueError, TypeError, RecursionError):
-                yield _read(path)
-        else:
-            _remove(path)
+def _live(lock: Path) -> LiveSession | None:
+    with contextlib.suppress(OSError, StateError, ValueError, TypeError, RecursionError):
+        path = lock.with_suffix(".json")
+        return None if _remove_leftover(lock) else _read(path)
+    return None
 
 
 def _read(path: Path) -> LiveSession:
     """A session's own words; ValueError or TypeError if they are damaged."""
     document = json.loads(store.read_secret(path)[:_SIZE_MAX])
+    if not isinstance(document, dict):
+        raise TypeError
     names = {field.name for field in fields(LiveSession)}
     shown = LiveSession(**{name: value for name, value in document.items() if name in names})
-    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.since, shown.updated)
+    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.since, shown.state_since, shown.updated)
     words = (shown.session, shown.peer, shown.domain, shown.phase, shown.state)
     if not all(isinstance(number, (int, float)) for number in numbers) or not all(isinstance(word, str) for word in words):
         raise TypeError
@@ -164,16 +168,20 @@ def _hold(path: Path) -> int:
         os.close(descriptor)
 
 
-def _is_held(path: Path) -> bool:
-    """Whether a living process holds it. Readers share their lock, so that none takes another for a session."""
+def _remove_leftover(path: Path) -> bool:
+    """Remove what belongs to that lock unless a living process holds it; whether it was removed.
+
+    Readers share the lock, so that none takes another for a session, and hold it while they remove: a session that begins waits for them.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _remove(path.with_suffix(".json"))
     except BlockingIOError:
-        return True
+        return False
     finally:
         os.close(descriptor)
-    return False
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -80,7 +80,7 @@ def decide(case: Case) -> Verdict:
     row = _row(case, fate, picture)
     typed = shlex.quote(printable(case.domain))
     shown = {"name": printable(case.domain) or "the domain", "host": case.host, "peer": case.peer}
-    nameable = bool(_SAFE_NAME.match(case.domain))
+    nameable = is_safe_name(case.domain)
     steps = [Step(host, text.format(name=typed)) for host, texts in ((case.peer, row.there), (case.host, row.here)) for text in texts]
     return Verdict(
         domain=case.domain,
@@ -105,6 +105,11 @@ def _row(case: Case, fate: Fate, picture: Picture) -> Row:
 
 def _is_source(record: Record) -> bool:
     return record.role is Role.SOURCE
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a domain's name can be typed where a command takes one."""
+    return bool(_SAFE_NAME.match(name))
 
 
 # ---- what is seen here
@@ -203,7 +208,7 @@ def _evidence(case: Case) -> list[str]:
         lines.append(f"{case.peer} says, asked {moment(case.word.time)}: {state}{text}")
     elif case.word:
         lines.append(f"{case.peer} cannot be asked: {printable(case.word)}")
-    if not _SAFE_NAME.match(case.domain):
+    if not is_safe_name(case.domain):
         lines.append("its name is none to be typed: use its id from 'xl list'")
     return lines
 

@@ -72,7 +72,8 @@ class Session:
         self._lost_at = 0.0
         self._why = ""
         self._is_told_off = False
-        self._heard_before = (-1, -1)
+        self._heard_before = -1
+        self._counts_from = self._linked_at = 0.0
         self.resumptions = 0
         window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
         self._pump = Pump(
@@ -117,7 +118,7 @@ class Session:
         if not self._lost_at:
             return min(self._progress.interval, _LOOK_SECONDS)
         stats = self._pump.stats()
-        left = self._lost_at + self._window(stats) - time.monotonic()
+        left = self._counts_from + self._window(stats) - time.monotonic()
         return _TAKEN_SECONDS if _is_undelivered(stats) or _is_reported(stats) else max(0.0, min(_LOOK_SECONDS, left))
 
     def _wait(self) -> Event:
@@ -168,9 +169,9 @@ class Session:
                 self._pump.abort(Reason.PROTOCOL, self._why, _ABORT_SECONDS)
             raise LinkLostError(f"link lost: {self._why}; {self._where_is_it(stats)}")
         self._lanes.all_lost()
-        heard = (stats.delivered[0], stats.channel_bytes[1] + stats.channel_bytes[2])
-        if heard != self._heard_before:
-            self._lost_at = time.monotonic()
+        self._lost_at = time.monotonic()
+        if _heard(stats) != self._heard_before or self._lost_at - self._linked_at >= self._options.silence:
+            self._counts_from = self._lost_at
         self._start_resumption(stats)
 
     def _start_resumption(self, stats: Stats) -> None:
@@ -190,7 +191,7 @@ class Session:
         self._is_told_off = True
         if not self._lost_at:
             self._why = why
-            self._lost_at = time.monotonic()
+            self._lost_at = self._counts_from = time.monotonic()
             self._lanes.all_lost()
             self._start_resumption(stats)
 
@@ -199,7 +200,8 @@ class Session:
 
     def _without_link(self, stats: Stats) -> Ended | None:
         """One look at what has come of the attempts, and at the time."""
-        if _is_undelivered(stats) and time.monotonic() < self._lost_at + self._window(stats) + _WORDS_SECONDS:
+        deadline = self._counts_from + self._window(stats)
+        if _is_undelivered(stats) and time.monotonic() < deadline + _WORDS_SECONDS:
             return None  # what had come before the loss is xl's
         if _is_reported(stats):
             return self._reported(stats)
@@ -208,7 +210,7 @@ class Session:
             self._resume(result)
         elif result is not None:
             return self._on_outcome(result, stats)
-        elif time.monotonic() >= self._lost_at + self._window(stats):
+        elif time.monotonic() >= deadline:
             return self._give_up(stats)
         return None
 
@@ -220,8 +222,7 @@ class Session:
             connection.channel.close()
             self._resumption = Resumption(self._makers.resume, wake=self._stop.ring)
             return
-        stats = self._pump.stats()
-        self._heard_before = (stats.delivered[0], stats.channel_bytes[1] + stats.channel_bytes[2])
+        self._linked_at, self._heard_before = time.monotonic(), _heard(self._pump.stats())
         self._resumption, self._lost_at = None, 0.0
         self.resumptions += 1
         say(PROGRAM, f"connected again after {seconds:.1f} s; the migration goes on")
@@ -315,6 +316,11 @@ class Session:
 def _is_cleared(stats: Stats) -> bool:
     """Whether GO has gone out whole, which is the last that xl says, and no report has come."""
     return stats.phase is Phase.GO and stats.channel_bytes[0] == stats.taken[0]
+
+
+def _heard(stats: Stats) -> int:
+    """What grows with everything new that comes from the destination."""
+    return stats.delivered[0] + stats.channel_bytes[1] + stats.channel_bytes[2]
 
 
 def _is_undelivered(stats: Stats) -> bool:

@@ -212,8 +212,10 @@ class Session:
         self._interruptions += interrupted
         self._resumptions += not interrupted
         self._live.update(state="reconnecting" if interrupted else "running")
-        what = f"its link is lost: {note.why}; waiting for the source" if interrupted else "it goes on over a new link"
-        say(PROGRAM, f"session {self._id.hex()}: {what}")
+        if interrupted:
+            say(PROGRAM, f"session {self._id.hex()}: its link is lost ({note.why}); waiting for the source")
+        else:
+            say(PROGRAM, f"session {self._id.hex()}: goes on over a new link")
         if self._interruptions <= limits.INTERRUPTIONS_MAX:
             self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
 

@@ -100,6 +100,14 @@ class Wires:
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
                 self.all.append(Wire(near, far))
 
+    def cut_last(self) -> None:
+        """End the newest."""
+        self.all[-1].cut()
+
+    def spoil_last(self) -> None:
+        """Change a bit of what comes next over the newest from the source."""
+        self.all[-1].spoil = True
+
     def wait(self, count: int) -> None:
         """Until there are so many."""
         wait_for(lambda: len(self.all) >= count, f"{count} connections")

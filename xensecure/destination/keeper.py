@@ -166,8 +166,11 @@ class Keeper:
             visit.give(lane, descriptors[0])
             for secret in (lane, keys.send.key, keys.send.iv, keys.receive.key, keys.receive.iv):
                 wipe(secret)
-            what = "a new connection resumes" if resumes else "one more connection for"
-            say(PROGRAM, f"{verdict.name} ({self._address}): {what} session {verdict.hello.session_id.hex()}")
+            session = verdict.hello.session_id.hex()
+            if resumes:
+                say(PROGRAM, f"{verdict.name} ({self._address}): a new connection resumes session {session}")
+            else:
+                say(PROGRAM, f"{verdict.name} ({self._address}): one more connection for session {session}")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -29,7 +29,8 @@ _ABORT_SECONDS = 2.0
 _LOOK_SECONDS = 1.0  # between two looks at the time while there is no link, and at what runs
 _WORDS_SECONDS = 5.0  # for xl to take what is left for it: it waits for nothing else
 _TAKEN_SECONDS = 0.02  # between two looks whether xl has taken what had come before the loss
-_STDOUT = 1
+_GO_SECONDS = 10.0  # from "ready" to GO xl renames its domain and writes
+_STDIN, _STDOUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Session:
         self._pump = Pump(
             PumpOptions(
                 side=Side.SOURCE,
-                channels=(0, _STDOUT, 2),
+                channels=(_STDIN, _STDOUT, 2),
                 wake=stop.wake,
                 send_windows=(window, 0, 0),
                 receive_windows=(0, limits.BACK_WINDOW, limits.BACK_WINDOW),
@@ -104,7 +105,10 @@ class Session:
             while ended is None:
                 ended = self._step(self._wait() if self._is_told_off else self._pump.run(self._patience()))
             return ended
-        except XensecureError:
+        except XensecureError as error:
+            taken_back = self._take_back(str(error))
+            if taken_back is not None:
+                return taken_back
             self._progress.failed(self._pump.stats())
             raise
         finally:
@@ -249,6 +253,16 @@ class Session:
             return self._replay(xlwords.NOT_STARTED, said)
         raise LinkLostError(f"{said}; {self._where_is_it(stats)}")
 
+    def _take_back(self, why: str) -> Ended | None:
+        """Where all is over between "ready" and GO: take xl's GO, which goes nowhere, and have it resume its domain; None if it does not come.
+
+        An end of its pipes would leave xl with a domain that it has suspended, and can neither start there nor resume here.
+        """
+        stats = self._pump.stats()
+        if self._checkpointed or stats.phase is not Phase.READY or _is_undelivered(stats):
+            return None
+        return self._replay(xlwords.NOT_STARTED, why) if _read_go() else None
+
     def _replay(self, status: int, why: str) -> Ended:
         """Give xl what it has not yet got of the destination's words (S9)."""
         stats = self._pump.stats()
@@ -329,6 +343,20 @@ def _is_undelivered(stats: Stats) -> bool:
 
 def _is_reported(stats: Stats) -> bool:
     return stats.phase is Phase.REPORT
+
+
+def _read_go() -> bool:
+    """Whether xl says GO: the only thing that it says behind the domain."""
+    poll = select.poll()
+    poll.register(_STDIN, select.POLLIN)
+    deadline = time.monotonic() + _GO_SECONDS
+    said = b""
+    while not said.endswith(xlwords.GO) and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        piece = os.read(_STDIN, 1 << 16)
+        if not piece:
+            return False
+        said = (said + piece)[-len(xlwords.GO) :]
+    return said.endswith(xlwords.GO)
 
 
 def _write_words(words: bytes) -> None:

@@ -201,7 +201,7 @@ def test_killed_between_ready_and_go(pair: Pair, victim: str) -> None:
 
 @pytest.mark.parametrize("victim", ["transport", "receiver"])
 def test_killed_after_go(pair: Pair, victim: str) -> None:
-    """A process killed after GO: the domain runs on the target, and the journal has the truth. Without its transport the source keeps a suspended copy."""
+    """A process killed after GO: the domain runs on the target, and the journal has the truth. Without its transport the source keeps a copy."""
     held = Held(pair, Point.UNPAUSE)
     held.kill(held.transport if victim == "transport" else held.session.receiver)
     wait_for(lambda: not alive(held.session.receiver), "the end of the receiver")

@@ -299,6 +299,9 @@ class Session:
         why = ""
         if stats.phase is not Phase.REPORT:
             why = f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}"
+            taken_back = self._take_back(why)
+            if taken_back is not None:
+                return taken_back
         elif stats.report_status != 0:
             why = f"xl there reports status {stats.report_status}"
         if why:

@@ -24,7 +24,7 @@ def settle(config: Config, peer: str) -> None:
         running = {shown.session for shown in live_sessions(config.run)}
         unsettled = [record for record in records(config.state) if _is_open(record, peer) and record.session not in running]
         for record in unsettled[-_MOST:]:
-            answer = ask_outcome(config, peer, record.session_id, own_word(record))
+            answer = ask_outcome(config, peer, bytes.fromhex(record.session), own_word(record))
             keep(config, record, answer)
             if answer.state is not OutcomeState.GOING_ON:
                 say(PROGRAM, f"{peer} says of {record.domain or 'a domain'} that was sent before: {answer.state.words}: {answer.text}")
@@ -43,4 +43,4 @@ def own_word(record: Record) -> Outcome:
 def keep(config: Config, record: Record, answer: Outcome) -> None:
     """The destination's word, in this host's journal."""
     if answer.state is not OutcomeState.GOING_ON:
-        Journal(config.state, Role.SOURCE).append(record.session_id, "peer", state=answer.state.words, status=answer.status, text=answer.text)
+        Journal(config.state, Role.SOURCE).append(bytes.fromhex(record.session), "peer", state=answer.state.words, status=answer.status, text=answer.text)

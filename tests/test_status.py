@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -21,7 +22,7 @@ from xensecure.cli.common import out
 from xensecure.link.hooks import Role
 from xensecure.link.journal import Journal, boot_id, records
 
-SHORT = "[defaults]\nkeepalive = 1\nsilence = 2\nresume_window = 1\n"
+SHORT = "[defaults]\nkeepalive = 1\nsilence = 2\n"
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,9 @@ def follow(pair: Pair, host: Host, *, status: int = 1) -> str:
 
 
 def kill(pid: int) -> None:
-    """Kill one process, and wait until it is gone."""
-    os.kill(pid, signal.SIGKILL)
+    """Kill one process, if it has not ended by itself, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not alive(pid), f"the end of process {pid}")
 
 

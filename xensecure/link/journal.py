@@ -6,6 +6,7 @@ the receiver"). What became of a session is folded from its lines into a :class:
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import errno
@@ -240,6 +241,11 @@ class Record:
     boot: str = ""
     peer_word: PeerWord | None = None
     last: float = 0.0  # its newest entry's time
+
+    @property
+    def session_id(self) -> builtins.bytes:
+        """The session's id."""
+        return builtins.bytes.fromhex(self.session)
 
     @property
     def went_well(self) -> bool:

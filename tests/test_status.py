@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.pair import Host, Pair, command, transports, wait_for
-from tests.xl.hosts import Point, alive
+from tests.xl.hosts import Fault, Point, alive
 from tests.xl.stream import StreamSpec, make_stream
 from xensecure.cli.common import out
 from xensecure.link.hooks import Role
@@ -202,6 +202,27 @@ def test_the_other_host_is_silent(pair: Pair) -> None:
         assert pair.source.journal()[-1]["why"] == "hv2 is switched off, and has not written"
     finally:
         pair.destination.start_daemons()
+
+
+def test_a_resume_that_fails(pair: Pair) -> None:
+    """Where libxl fails, nothing is said to run, and the domain can be resumed again under its own name."""
+    xen = pair.source.xen
+    fields = {"name": "web1--migratedaway", "state": "suspended"}
+    domid = xen.domain("web1").domid
+    book = xen.path / f"domains/{domid}"
+    lines = [line for line in book.read_text().splitlines() if line.partition("=")[0] not in fields]
+    book.write_text("\n".join([*lines, *(f"{key}={value}" for key, value in fields.items())]) + "\n")
+    Journal(pair.source.state, Role.SOURCE).append(b"\1" * 16, "start", peer="hv2", boot=boot_id())
+    Journal(pair.source.state, Role.SOURCE).append(b"\1" * 16, "end", domain="web1", outcome="link lost", state="not cleared")
+    xen.set_fault(Fault.RESUME_FAIL)
+    refused = ctl(pair.source, "resume", "web1", status=5)
+    assert "libxl_domain_resume of 'web1' failed with -3; it is suspended as before, and can be tried again" in refused.stderr
+    assert refused.stdout == ""
+    assert xen.domains() == {"web1": "suspended"}
+    xen.clear_faults()
+    assert follow(pair, pair.source) == "hv1# xensecurectl resume web1"
+    assert xen.domains() == {"web1": "running"}
+    assert [call.arguments["domid"] for call in xen.calls("libxl_domain_resume")] == [str(domid)] * 2
 
 
 def test_killed_xl_at_the_destination(pair: Pair) -> None:

@@ -248,6 +248,11 @@ class Record:
         return builtins.bytes.fromhex(self.session)
 
     @property
+    def checkpointed(self) -> bool:
+        """Whether this is Remus or COLO: no move, no GO, and at its destination every end of the stream starts the last checkpoint."""
+        return "-r" in self.request or "--colo" in self.request
+
+    @property
     def went_well(self) -> bool:
         """Whether it has ended plainly well: xl at the destination reported that the domain runs there."""
         return bool(self.ended) and self.state == REPORTED and self.report == 0

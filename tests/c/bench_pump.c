@@ -2,7 +2,8 @@
  * Throughput of the engine: writer -> pipe -> source pump -> TCP over loopback -> destination pump -> pipe -> reader, four processes.
  * The writer writes as libxc does (one writev of 4 MiB and a header a record: xl-contract, xg_sr_save.c), the reader reads 4 MiB at a time.
  *
- *   bench_pump [MiB] [engine | whole | auto | zstd | bare] [zero pages in a hundred] [backend | best] [lanes]
+ *   bench_pump [MiB] [engine | whole | auto | zstd | bare] [zero pages in a hundred] [backend | best] [lanes] [Mbit/s]
+ *     Mbit/s: what each connection may take (SO_MAX_PACING_RATE), as one that a long way holds back
  *     whole: without eliding; auto, zstd: with compression; bare: the same four processes, with read and write in the pumps' place
  *   XS_STREAM_UP may name a captured stream, which is then written over and over in the pages' place.
  */
@@ -179,8 +180,9 @@ static void close_all(const int *fd, int n)
         close(fd[n]);
 }
 
-static void tcp_pair(int fd[2])
+static void tcp_pair(int fd[2], unsigned mbits)
 {
+    unsigned rate = mbits * (1000000 / 8);
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t len = sizeof(a);
     int listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -193,6 +195,8 @@ static void tcp_pair(int fd[2])
         die("connect");
     fd[1] = accept(listener, NULL, NULL);
     close(listener);
+    if (mbits > 0 && setsockopt(fd[0], SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)) != 0)
+        die("SO_MAX_PACING_RATE");
 }
 
 int main(int argc, char **argv)
@@ -217,7 +221,7 @@ int main(int argc, char **argv)
     for (int l = 0; l < lanes; l++) {
         int both[2];
 
-        tcp_pair(both);
+        tcp_pair(both, argc > 6 ? (unsigned)atoi(argv[6]) : 0);
         s[0][l] = both[0];
         s[1][l] = both[1];
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,11 @@ from tests.xl.stream import StreamSpec, make_stream
 from xensecure.link.config import load_config
 from xensecure.link.identity import load_credentials
 from xensecure.link.peers import Peers
-from xensecure.proto.messages import Purpose
+from xensecure.proto.errors import XensecureError
+from xensecure.proto.messages import FrameType, Purpose
 from xensecure.source.establish import find_route, reach
+from xensecure.source.lanes import join_session
+from xensecure.source.resume import resume_session
 
 AGAIN = "connected again after "
 
@@ -197,3 +202,63 @@ def test_sigterm_at_go_with_two_connections(pair: Pair, stream: Path) -> None:
         pair.reset()
         pair.source.xen.create_domain("web1", stream)
     assert not found, f"the domain ran on both hosts, {found} times"
+
+
+def test_join_behind_a_loss_that_the_destination_alone_has_seen(pair: Pair) -> None:
+    """The destination's only connection is reset, the source knows nothing of it, and one more joins (J4): the session goes on over that."""
+    pair.destination.xen.set_fault(Fault.RESTORE_AT, 2_000_000)
+    pair.destination.xen.set_hold(Point.RESTORE)
+    with Wires(pair.destination.port) as wires:
+        running = pair.migrate("web1", "-e", transport=f"-v -p {wires.port}")
+        pair.destination.xen.wait_held(Point.RESTORE)
+        session = pair.destination.session()
+        config = load_config(str(pair.source.config))
+        id_ = bytes.fromhex(next(entry["session"] for entry in pair.source.journal() if entry["event"] == "start"))
+        (transport,) = transports(running.pid)
+        os.kill(transport, signal.SIGSTOP)  # the source, which makes a connection and has not heard of the loss
+        wires.all[-1].cut()
+        wait_for(lambda: "waiting for the source" in pair.destination.log("xensecured"), "the loss")
+        route = find_route(config, Peers(config), "hv2", config.options_for("hv2"))
+        connection = join_session(config, load_credentials(config), route, id_)
+        gone = 0.0
+        for second in range(25):  # S6 waits for 15 s
+            time.sleep(0.8)
+            try:
+                connection.channel.send(FrameType.KEEPALIVE)
+            except XensecureError:
+                gone = second
+                break
+        running.kill()
+        os.kill(transport, signal.SIGKILL)
+        connection.channel.close()
+    print(pair.destination.log("xensecured")[-700:])
+    assert not gone, f"a session with a live connection was given up after some {gone} s"
+    assert session.receiver
+
+
+def test_visitors_of_a_keeper_that_is_busy_end(pair: Pair) -> None:
+    """A session's keeper does not answer (a hook, a disk that hangs): whoever judges further connections must not wait without bound, for each has a slot."""
+    pair.source.xen.set_hold(Point.RENAME)
+    pair.migrate("web1", "-e", transport="-v")
+    pair.source.xen.wait_held(Point.RENAME)
+    session = pair.destination.session()
+    config = load_config(str(pair.source.config))
+    id_ = bytes.fromhex(next(entry["session"] for entry in pair.source.journal() if entry["event"] == "start"))
+    os.kill(session.keeper, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            askers = [threading.Thread(target=_ask_quietly, args=(config, id_), daemon=True) for _ in range(6)]
+            for asker in askers:
+                asker.start()
+            for asker in askers:
+                asker.join(20)
+        time.sleep(12)
+        left = [pid for pid in pair.destination.children("xensecure-launcher") if pid != session.keeper]
+        assert not left, f"{len(left)} keepers wait without end: " + ", ".join(Path(f"/proc/{pid}/wchan").read_text() for pid in left)
+    finally:
+        os.kill(session.keeper, signal.SIGCONT)
+
+
+def _ask_quietly(config, id_: bytes) -> None:  # type: ignore[no-untyped-def]
+    with contextlib.suppress(XensecureError):
+        resume_session(config, load_credentials(config), "hv2", config.defaults, id_)

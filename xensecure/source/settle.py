@@ -44,6 +44,6 @@ def own_word(record: Record) -> Outcome:
 
 def keep(config: Config, record: Record, answer: Outcome) -> None:
     """The destination's word, in this host's journal; a full disk costs the note, not the answer."""
-    fields = {"state": answer.state.words, "status": answer.status, "text": answer.text}
     with contextlib.suppress(StateError):
-        Journal(config.state, Role.SOURCE).append(bytes.fromhex(record.session), "peer", **fields)
+        journal = Journal(config.state, Role.SOURCE)
+        journal.append(bytes.fromhex(record.session), "peer", state=answer.state.words, status=answer.status, text=answer.text)

@@ -28,10 +28,10 @@ def _keys(mine: int, other: int) -> LinkKeys:
 
 
 def test_stop_and_go_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes while Python looks at something else, and so does GO: the pump reads it, and tells of the stop first. S8: xl gets its domain back."""
+    """SIGTERM comes while Python looks at something else, and so does GO: the pump reads it, and tells of the stop first: xl gets its domain back."""
     near, far = socket.socketpair()
     for sock in (near, far):
-        sock.setblocking(False)
+        sock.settimeout(0)
     here_in, xl_in = os.pipe()
     xl_out, here_out = os.pipe()
     there_in, there_in_write = os.pipe()

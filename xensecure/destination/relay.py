@@ -340,8 +340,7 @@ class Relay:
         if self._checkpointed and self._launcher_left:
             # Our end would be the end of xl's input, and so failover, with nobody left to fence the source off before.
             self._lost_until = math.inf
-            what = f"xl waits; end process {os.getpid()} to fail over"
-            say(PROGRAM, f"{self.whom}: the source stays away, and the launcher's process has ended: {what}")
+            say(PROGRAM, f"{self.whom}: source and launcher have gone, and xl waits; end process {os.getpid()} to fail over")
             return
         self._tell(Milestone.LOST, stats, why=self._why)
         raise LinkLostError(self._why)

@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo test test-python test-debian test-c check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
+.PHONY: help demo test test-python test-debian test-c check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +31,9 @@ test-debian: setup-test ## the same tests with Debian's Python, cryptography, py
 test-c: setup-test ## the engine's C tests under ASan and UBSan, those with threads under TSan
 	tests/c/run.sh
 	tests/c/run.sh --tsan
+
+model: setup-model ## the session's lost links and final handshake, model-checked by spin; MODEL="W_OLD_LANES" for one
+	@$(PYTHON) -m tests.model $(MODEL)
 
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)
@@ -77,7 +80,7 @@ $(ENGINE): $(wildcard csrc/*) setup.py | setup-demo
 	$(VENV)/python setup.py -q build_ext --inplace
 	@touch $@
 
-setup-demo setup-test setup-bench setup-xen:
+setup-demo setup-test setup-bench setup-xen setup-model:
 	@scripts/setup.sh $(@:setup-%=%)
 
 clean: ## remove what was made, but not the virtual environments

@@ -267,9 +267,10 @@ def test_door_is_roots(keeper: Keeper) -> None:
 
 
 def test_hello_without_its_id(keeper: Keeper) -> None:
-    """JOIN without an id, or a migration with one, is no hello."""
+    """JOIN, RESUME and QUERY without an id, or a migration with one, are no hello."""
     world = keeper.world
-    for purpose, session_id in ((Purpose.JOIN, b""), (Purpose.JOIN, bytes(15)), (Purpose.JOIN, bytes(17)), (Purpose.MIGRATE, bytes(16))):
+    wrong = [(purpose, bytes(length)) for purpose in (Purpose.JOIN, Purpose.RESUME, Purpose.QUERY) for length in (0, 15, 17)]
+    for purpose, session_id in (*wrong, (Purpose.MIGRATE, bytes(16))):
         exchange = Exchange(world, source=world.source_handshake(hello=SourceHello(purpose, world.hello().key_id, session_id=session_id)))
         exchange.run()
         assert "malformed SOURCE_HELLO" in str(exchange.destination_error)

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.pair import Pair, transports, wait_for
+from tests.pair import Host, Pair, transports, wait_for
 from tests.wires import Wires
 from tests.xl.hosts import Fault, Outcome, Point, Running, XenHost, running_copies
 from tests.xl.stream import StreamSpec, make_stream
 from xensecure.link.config import load_config
-from xensecure.proto import messages
+from xensecure.link.identity import load_credentials
+from xensecure.proto import limits, messages
 from xensecure.proto.messages import OutcomeState
 from xensecure.source.query import ask_outcome
+from xensecure.source.resume import resume_session
 
 WINDOW = 4 << 20
 AGAIN = "connected again after "
@@ -247,3 +249,39 @@ def test_keeper_is_killed_at_go(pair: Pair) -> None:
     outcome = held.end()
     assert outcome.status != 0
     assert held.copies() == [pair.source.xen]
+
+
+def test_sessions_of_others(pair: Pair, tmp_path: Path) -> None:
+    """A host that has proved itself can neither resume another's session nor learn of it: the answer is that to an id that never was."""
+    (tmp_path / "hv3").mkdir()
+    third = Host(tmp_path / "hv3", "hv3")
+    third.ctl("init")
+    third.ctl("join", pair.destination.invite())
+    config = load_config(str(third.config))
+    held = Held(pair, "middle")
+    session = held.session_id()
+    answers = [
+        ask_outcome(config, "hv2", session, messages.Outcome(OutcomeState.NOT_CLEARED)),
+        ask_outcome(config, "hv2", secrets.token_bytes(16), messages.Outcome(OutcomeState.UNKNOWN)),
+        resume_session(config, load_credentials(config), "hv2", config.defaults, session),
+        resume_session(config, load_credentials(config), "hv2", config.defaults, secrets.token_bytes(16)),
+    ]
+    assert len(set(answers)) == 1
+    assert isinstance(answers[0], messages.Outcome)
+    assert answers[0].state is OutcomeState.UNKNOWN
+    assert f"SECURITY: hv3 wanted to join session {session.hex()}, which is hv1's" in pair.destination.log("xensecure-launcher")
+    held.release()
+    _arrived(held, held.end(), 0)
+    assert "peer" not in [entry["event"] for entry in pair.destination.journal()]
+    pair.destination.ctl("forget", "hv3")
+
+
+def test_words_of_a_peer_are_bounded(pair: Pair) -> None:
+    """However often a source says what it knows, the journal keeps the first words."""
+    held = Held(pair, "ready")
+    session = held.session_id()
+    held.release()
+    _arrived(held, held.end(), 0)
+    for _ in range(limits.PEER_WORDS_MAX + 2):
+        assert _ask(pair, session).state is OutcomeState.REPORTED
+    assert [entry["event"] for entry in pair.destination.journal()].count("peer") == limits.PEER_WORDS_MAX

@@ -212,12 +212,13 @@ class Session:
         self._interruptions += interrupted
         self._resumptions += not interrupted
         self._live.update(state="reconnecting" if interrupted else "running")
+        if max(self._interruptions, self._resumptions) > limits.INTERRUPTIONS_MAX:
+            return  # a receiver that was taken over must not fill log and journal
         if interrupted:
             say(PROGRAM, f"session {self._id.hex()}: its link is lost ({note.why}); waiting for the source")
         else:
             say(PROGRAM, f"session {self._id.hex()}: goes on over a new link")
-        if self._interruptions <= limits.INTERRUPTIONS_MAX:
-            self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
+        self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
 
     def _reached(self, note: Note) -> None:
         if note.milestone in self._heard:

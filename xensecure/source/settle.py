@@ -43,4 +43,5 @@ def own_word(record: Record) -> Outcome:
 def keep(config: Config, record: Record, answer: Outcome) -> None:
     """The destination's word, in this host's journal."""
     if answer.state is not OutcomeState.GOING_ON:
-        Journal(config.state, Role.SOURCE).append(bytes.fromhex(record.session), "peer", state=answer.state.words, status=answer.status, text=answer.text)
+        fields = {"state": answer.state.words, "status": answer.status, "text": answer.text}
+        Journal(config.state, Role.SOURCE).append(bytes.fromhex(record.session), "peer", **fields)

@@ -201,7 +201,7 @@ def _man(mode: str, kind: str) -> str:
         with attacked(kind, A, B) as man:
             done = migrate(A, B, "g1")
             seen = man.report()
-        words = [line for line in done.out.replace("\r", "\n").splitlines() if line.startswith("xensecure:")]
+        words = [line for line in done.out.replace("\r", "\n").splitlines() if line.startswith("xensecure:") and "sent before" not in line]
         expect(man.was_between(), f"he was not in between: {seen}\n{done.out}")
         expect((done.status == 0) == arrives, f"status {done.status}\n{done.out}")
         _goes_on("g1", ticks, B if arrives else A)
@@ -211,7 +211,9 @@ def _man(mode: str, kind: str) -> str:
     if kind.startswith("flip"):
         expect(man.changed, f"he changed nothing: {seen}")
         expect(again_after(done.out) is not None or not arrives, f"the source does not say that it is connected again\n{done.out}")
-    said = f"{noticed} SECURITY lines there; " if noticed else ""
+    again = again_after(done.out)
+    said = f"noticed {noticed} times there; " if noticed else ""
+    said += f"connected again after {again:.1f} s; " if again else ""
     return f"{'moved' if arrives else 'refused'} after {seconds_of(done.out):.1f} s; he: {seen}; {said}{words[-1][:150] if words else 'no words'}"
 
 

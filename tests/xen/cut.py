@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.xen.common import ROOT
+from tests.xen.common import ROOT, LabError
 from tests.xen.hosts import SPACE, Host, together
 from tests.xen.image import CONFIGURATION
 from tests.xen.moves import wait_for
@@ -90,12 +90,14 @@ def journal_of(host: Host, guest: str, role: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if sessions and entry["session"] == sessions[-1]]
 
 
-def status_of(host: Host, guest: str) -> tuple[dict[str, Any], str]:
-    """What ``xensecurectl status`` says of a guest: for programs, and for people."""
+def status_of(host: Host, guest: str) -> dict[str, Any]:
+    """What ``xensecurectl status`` says of a guest; LabError if it says nothing of it."""
     said = host.sh(f"xensecurectl status {guest} --json", check=False).out
-    shown = host.sh(f"xensecurectl status {guest}", check=False).out
-    domains = json.loads(said.strip().splitlines()[-1])["domains"]
-    return (domains[0] if domains else {}), shown
+    try:
+        verdict: dict[str, Any] = json.loads(said.strip().splitlines()[-1])["domains"][0]
+    except (ValueError, IndexError):
+        raise LabError(f"host {host.name}: xensecurectl status {guest}: {said}") from None
+    return verdict
 
 
 def again_after(said: str) -> float | None:

@@ -273,26 +273,29 @@ def _require_lost(way: Way, cut: Cut) -> None:
     expect(list(copies) == [f"{way.guest}--migratedaway"] and "s" in copies[f"{way.guest}--migratedaway"], f"copies: {copies}")
 
 
+def _status(host: Host, guest: str) -> dict[str, Any]:
+    verdict = status_of(host, guest)
+    for line in (verdict["words"], f"held by {verdict['host']} ({verdict['sure']})", *verdict["evidence"]):
+        say(f"    {host.hostname}: {line}")
+    return verdict
+
+
 def _require_known(way: Way) -> None:
     """Both hosts say where it is, and in their history how that came."""
     for host in (way.source, way.target):
-        verdict, shown = status_of(host, way.guest)
-        expect(verdict.get("host") == way.source.hostname, f"status on {host.name}: {shown}")
-        history = host.sh(f"xensecurectl history {way.guest}").out
-        expect(way.target.hostname in history.splitlines()[-1], f"history on {host.name}: {history}")
-        for line in shown.splitlines():
-            say(f"    {host.hostname}: {line}")
+        verdict = _status(host, way.guest)
+        expect(verdict["host"] == way.source.hostname and verdict["well"], f"status on {host.name}: {verdict}")
+        history = host.sh(f"xensecurectl history {way.guest}").out.splitlines()
+        expect(way.source.hostname in history[-1] and way.target.hostname in history[-1], f"history on {host.name}: {history}")
+        expect("link lost" in history[-1] or "failed" in history[-1], f"history on {host.name}: {history}")
 
 
 def _require_resumed(way: Way, ticks: Ticks) -> str:
     """The hosts have met again: the other one's word is enough to resume it."""
-    before, shown = status_of(way.source, way.guest)
-    expect(before.get("may_resume") is True, f"status on {way.source.name}: {shown}")
-    for line in shown.splitlines():
-        say(f"    {way.source.hostname}: {line}")
+    before = _status(way.source, way.guest)
+    expect(before["may_resume"], f"status on {way.source.name}: {before}")
     way.source.sh(f"xensecurectl resume {way.guest}")
     _require_one(way.guest, way.source, ticks)
-    after, shown = status_of(way.source, way.guest)
-    if after.get("host") != way.source.hostname:
-        raise WrongError(f"status on {way.source.name} after the resumption: {shown}")
+    after = status_of(way.source, way.guest)
+    expect(after["host"] == way.source.hostname and after["well"], f"status on {way.source.name} after the resumption: {after}")
     return "'xensecurectl status' asks the other host, 'resume' brings it back, not a tick lost"

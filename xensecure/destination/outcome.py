@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..link.journal import Record
 from ..proto.messages import Outcome, OutcomeState
 
+DENIED = "denied"  # the journal's event: the source has been told that GO was not delivered; it and "go" exclude each other
+
 _STATES = {state.words: state for state in OutcomeState}
 
 

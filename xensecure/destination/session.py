@@ -8,6 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..link.config import Config
 from ..link.hooks import Outcome, Role
@@ -15,19 +16,21 @@ from ..link.journal import Journal
 from ..link.live import Live
 from ..link.say import say
 from ..proto import launcher, limits
-from ..proto.errors import HookError, ProtocolError, RefusedError, StateError, SystemFailure
+from ..proto.errors import HookError, ProtocolError, Reason, RefusedError, StateError, SystemFailure
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, OutcomeState
 from ..proto.request import ReceiveRequest
 from . import xl
 from .hooked import Plug, SessionHooks, read_sealed
 from .lanes import Door
+from .outcome import DENIED
 from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
 _DRAIN_PIECE = 1 << 16  # bytes
 # xl's last words to the source (xl_migrate.c, migrate_receive): the status byte follows. 0: the domain runs here.
 _REPORT = b"my copy unpause results are as follows\0"
+_WHY_MAX = 200  # characters of a receiver's reason: ours are shorter, and the space set aside in the journal is finite
 _FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
 
 
@@ -84,8 +87,11 @@ class Session:
 
     def run(self) -> str:
         """Hand xl's pipes over, watch until xl and the receiver have ended; returns the outcome in words, which stands in the journal too."""
-        self._door.open(self._config.run)  # before the source knows the session's id
-        self._hand_over()
+        try:
+            self._door.open(self._config.run)  # before the source knows the session's id
+            self._hand_over()
+        except StateError as error:
+            self._refuse(RefusedError(f"{error}: a session that could not be resumed is not begun", Reason.LOCAL_FAULT))
         process = os.pidfd_open(self._receive.process.pid)
         # In this order: what the receiver has said before xl's end is heard before it.
         self._watch(self._packets.fileno(), self._from_receiver)
@@ -195,6 +201,7 @@ class Session:
             self._packets.send(launcher.push_refused(refusal.reason, self._lost))
 
     def _note(self, note: Note) -> None:
+        note = replace(note, why=note.why[:_WHY_MAX])
         self._bytes = max(self._bytes, note.stream_bytes)
         if note.domain:
             self._domain = note.domain
@@ -235,10 +242,23 @@ class Session:
         elif note.milestone is Milestone.LOST:
             self._lost = self._lost or note.why
             fields["why"] = note.why
-        self._record(note.milestone.name.lower(), **fields)
         if note.milestone is Milestone.GO:
-            with contextlib.suppress(SystemFailure):
-                self._packets.send(launcher.push_empty(Kind.NOTED))  # S7: xl gets it only then
+            self._note_go(fields)
+        else:
+            self._record(note.milestone.name.lower(), **fields)
+
+    def _note_go(self, fields: dict[str, object]) -> None:
+        """Write it down, and let the receiver deliver it then; or end the session: what the journal has not, xl must not get (S7)."""
+        try:
+            if self._journal.append_unless(self._id, "go", DENIED, **fields):
+                with contextlib.suppress(SystemFailure):
+                    self._packets.send(launcher.push_empty(Kind.NOTED))
+                return
+            why = "the source has been told that the domain was not cleared to run here"
+        except StateError as error:
+            why = f"the journal there cannot be written ({error}), and what is not recorded is not started"
+        self._went = Milestone.READY
+        self._refuse(RefusedError(why, Reason.NOT_CLEARED))
 
     def _record(self, event: str, **fields: object) -> None:
         try:

@@ -64,21 +64,34 @@ class Journal:
         self._path = state / "journal.jsonl"
         self._role = role
 
-    def append(self, session: bytes, event: str, **fields: object) -> None:
+    def append(self, session: bytes, event: str, /, **fields: object) -> None:
         """One entry with the time (UTC, ISO 8601), the session's id, the role, the event's name and what belongs to it; on disk when this returns.
 
         With ``start`` the file is rotated if it is long, and room made, as by ``reserve``.
+        """
+        self.append_unless(session, event, "", **fields)
+
+    def append_unless(self, session: bytes, event: str, excluded_by: str, /, **fields: object) -> bool:
+        """The same, unless the session has another event in this role: then nothing is written, and False returned.
+
+        Of two events that exclude each other so, one is ever written.
         """
         entry = {"time": _written(time.time()), "session": session.hex(), "event": event, "role": str(self._role), **fields}
         line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
         with self._locked(rotate=event == "start") as descriptor:
             if event == "start":
                 _set_aside(descriptor)
+            if excluded_by and self._has(session, excluded_by):
+                return False
             end = os.lseek(descriptor, 0, os.SEEK_END)
             # A full disk or a crash may have cut the last line short.
             whole = end == 0 or os.pread(descriptor, 1, end - 1) == b"\n"
             store.write_all(descriptor, line if whole else b"\n" + line)
             os.fsync(descriptor)
+        return True
+
+    def _has(self, session: bytes, event: str) -> bool:
+        return any(found["event"] == event and found.get("role") == self._role for found in entries(self._path.parent, session))
 
     def reserve(self) -> None:
         """Set space aside behind the end, so that a disk that fills up keeps no session from being written; StateError if there is no room."""

@@ -10,6 +10,7 @@ import time
 from types import FrameType
 
 from tests.attack import cited, report
+from tests.attack.frames import key_frames
 from tests.attack.runs import COLUMNS, NEEDED, ROWS, Cell, missing_tools, run
 from tests.attack.segment import NoSegmentError
 
@@ -31,7 +32,8 @@ def _end(_signum: int, _frame: FrameType | None) -> None:
 def main() -> int:
     """Run, print, and complain; the exit status says whether anything was not as it has to be."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
-    parser.add_argument("--only", default="", metavar="ROW,…", help=f"of {', '.join(row.key for row in ROWS)}; cited: the tests that are named")
+    rows = f"of {', '.join(row.key for row in ROWS)}; cited: the tests that are named; frames: the captures"
+    parser.add_argument("--only", default="", metavar="ROW,…", help=rows)
     parser.add_argument("--against", default="", metavar="COLUMN,…", help=f"of {', '.join(column.key for column in COLUMNS)}")
     parser.add_argument("--write-docs", action="store_true", help="bring docs/evaluation.md up to date")
     given = parser.parse_args()
@@ -48,13 +50,16 @@ def main() -> int:
         print(f"{error}", file=sys.stderr)
         return 1
     results = cited.run() if not only or "cited" in only else []
+    frames = key_frames() if not only or "frames" in only else ""
     complaints = [*filter(None, (cell.complaint() for cell in cells))]
     complaints += [f"{result.title}: {result.words}" for result in results if not result.passed]
-    print(f"\n{report.attacks(cells)}\n{report.words(cells)}\n{report.cited(results)}")
+    print(f"\n{report.attacks(cells)}\n{report.words(cells)}\n{report.cited(results)}\n{frames}")
     print(f"{len(cells)} attacks, {len(results)} groups of tests, {time.monotonic() - began:.0f} s; {len(complaints)} not as they have to be")
     print("\n".join(complaints))
-    if given.write_docs and not complaints and not only and not against:
-        report.write(cells, results)
+    if not only and not against:
+        report.write(cells, results, frames, report.DRAFT)
+        if given.write_docs and not complaints:
+            report.write(cells, results, frames)
     return 1 if complaints else 0
 
 

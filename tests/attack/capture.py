@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,8 @@ class Recording:
         return b"".join(bytes.fromhex(line.strip()) for line in followed.splitlines() if re.fullmatch(r"\s*(?:[0-9a-f]{2})+", line))
 
     def frames(self, *, keys: Sequence[Path] = (), key_log: Path | None = None) -> list[tuple[str, str, str]]:
-        """The first packets with something in them: number, who sends, and what tshark says of it."""
-        words = ["-T", "fields", "-e", "frame.number", "-e", "ip.src", "-e", "_ws.col.Info", "-Y", "tcp.len > 0"]
+        """The first packets with something in them, each once: number, who sends, and what tshark says of it."""
+        words = ["-T", "fields", "-e", "frame.number", "-e", "ip.src", "-e", "_ws.col.Info", "-Y", "tcp.len > 0 and not tcp.analysis.retransmission"]
         found = []
         for line in self.tshark(*words, keys=keys, key_log=key_log).splitlines()[:_FRAMES]:
             number, source, info = line.split("\t")
@@ -104,10 +105,11 @@ def private_keys(scene: Scene) -> Verdict:
     """The recording, and the TLS private keys of both hosts."""
     _need_tls(scene)
     recorded = record(scene)
-    return _found(scene, recorded.opened(keys=_private_keys(scene)))
+    return _found(scene, recorded.opened(keys=private_keys_of(scene)))
 
 
-def _private_keys(scene: Scene) -> list[Path]:
+def private_keys_of(scene: Scene) -> list[Path]:
+    """Those of both hosts that tshark can use."""
     own = [scene.transport.stolen_identity().key, scene.lab.certificates.get(SOURCE, "site").key]
     return [key for key in own if isinstance(load_pem_private_key(key.read_bytes(), None), rsa.RSAPrivateKey)]  # tshark takes no other kind
 
@@ -116,21 +118,32 @@ def rsa_key_exchange(scene: Scene) -> Verdict:
     """The same with what SSL did when the thesis was written."""
     if not isinstance(scene.transport, TlsServer):
         raise NotApplicableError("no such key exchange")
+    with old_tls(scene) as inner:
+        return _found(inner, record(inner).opened(keys=private_keys_of(inner)))
+
+
+@contextlib.contextmanager
+def old_tls(scene: Scene) -> Iterator[Scene]:
+    """The same transport with TLS as it was."""
     old = type(scene.transport)(scene.lab)
     old.versions = _RSA_KEY_EXCHANGE
     old.port += 1000
     try:
         old.start()
-        inner = Scene(scene.lab, old)
-        return _found(inner, record(inner).opened(keys=_private_keys(inner)))
+        yield Scene(scene.lab, old)
     finally:
         old.close()
+
+
+def key_log_of(lab: Lab) -> Path:
+    """Where one is to be written."""
+    return lab.subfolder("keylog") / "keys"
 
 
 def key_log(scene: Scene) -> Verdict:
     """The recording, and the TLS secrets of the connection itself."""
     _need_tls(scene)
-    log = scene.lab.subfolder("keylog") / "keys"
+    log = key_log_of(scene.lab)
     recorded = record(scene, log)
     if not log.exists():
         raise LabError("the source has written no key log")

@@ -20,7 +20,12 @@ from xensecure.link.peers import LinkKey, Peers
 
 _PATIENCE = "[defaults]\nkeepalive = 3\nsilence = 6\n"  # so that a silent line is given up in seconds
 _WINDOW = 6  # seconds for which a lost link is tried again
-_STATE = {Means.STOLEN_TLS: ("identity.*",), Means.STOLEN_LINK: ("peers",), Means.STOLEN_BOTH: ("identity.*", "peers")}
+_STATE = {
+    Means.STOLEN_TLS: ("identity.*",),
+    Means.STOLEN_LINK: ("peers",),
+    Means.LINK_AND_ROGUE: ("peers",),
+    Means.STOLEN_BOTH: ("identity.*", "peers"),
+}
 
 
 class Xensecure(Transport):
@@ -134,7 +139,7 @@ class XensecureCa(Xensecure):
 
     def trust(self, name: str, means: Means) -> str:
         """The site's certificate, or that which the attacker has got."""
-        kind = {Means.ROGUE: "rogue", Means.OWN: "own", Means.STOLEN_LINK: "own"}.get(means, "site")
+        kind = {Means.ROGUE: "rogue", Means.LINK_AND_ROGUE: "rogue", Means.OWN: "own", Means.STOLEN_LINK: "own"}.get(means, "site")
         pem = self.lab.certificates.get(name, kind)
         return f'[trust]\nmode = "ca"\nca = "{self.lab.certificates.roots}"\ncertificate = "{pem.certificate}"\nkey = "{pem.key}"\n'
 

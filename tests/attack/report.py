@@ -12,7 +12,9 @@ from tests.attack.cited import Result
 from tests.attack.runs import Cell
 from tests.attack.scene import OURS
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "evaluation.md"
+_ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = _ROOT / "docs" / "evaluation.md"
+DRAFT = _ROOT / "build" / "evaluation.md"  # as it would be with what the last run has found, also where that is not as it has to be
 _SESSION = re.compile(r"\b[0-9a-f]{32}\b")
 
 
@@ -33,16 +35,17 @@ def _words(cell: Cell | None) -> str:
 
 def words(cells: Sequence[Cell]) -> str:
     """What xensecure said under each attack that it noticed: the first line with SECURITY, or else the source's first."""
-    rows = []
-    for cell in cells:
-        if cell.column.key in OURS and cell.verdict and (line := _line(cell)):
-            rows.append([cell.attack.title, cell.column.title.removeprefix("xensecure, by "), f"`{_SESSION.sub('…', line)}`"])
+    rows = [
+        [cell.attack.title, cell.column.title.removeprefix("xensecure, by "), f"`{_SESSION.sub('…', line)}`"]
+        for cell in cells
+        if cell.column.key in OURS and (line := _line(cell))
+    ]
     return table(["attack", "by", "what the operator reads"], rows)
 
 
 def _line(cell: Cell) -> str:
     facts = cell.verdict.facts if cell.verdict else None
-    if facts is None:
+    if facts is None or (facts.arrived and not facts.security):
         return ""
     said = [line for line in facts.stderr.splitlines() if line.startswith("xensecure: ") and not line.startswith("xensecure: sent ")]
     return next(iter((*facts.security, *said)), "")
@@ -59,9 +62,10 @@ def _named(result: Result) -> str:
     return ", ".join(f"`tests/{name}`" for name in files)
 
 
-def write(cells: Sequence[Cell], results: Sequence[Result]) -> None:
-    """Bring the page up to date."""
+def write(cells: Sequence[Cell], results: Sequence[Result], frames: str, page: Path = PAGE) -> None:
+    """Bring the page up to date; ``page``: or write it to another place."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, content in (("attacks", attacks(cells)), ("words", words(cells)), ("cited", cited(results))):
+    for name, content in (("attacks", attacks(cells)), ("words", words(cells)), ("cited", cited(results)), ("frames", frames)):
         text = put(text, name, content)
-    PAGE.write_text(text, encoding="utf-8")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(text, encoding="utf-8")

@@ -12,6 +12,9 @@ from tests.attack.segment import ATTACKER, DESTINATION
 from tests.attack.tools import redirected
 from tests.attack.transports import Means
 
+_TLS = ("tls-server", "tls-mutual")
+_BY_CA = ("xensecure-ca",)
+
 
 def answer(scene: Scene, *, means: Means) -> Verdict:
     """He answers in the destination's place, and his xl receives whatever comes."""
@@ -49,13 +52,16 @@ def _calls(key: str, title: str, means: Means, *, falls: tuple[str, ...], alarm:
 
 ROWS = (
     _answers("own", "answers as the destination, with a key of his own", Means.OWN, falls=("plain", "ssh-new")),
-    _answers("rogue", "answers with a certificate of a rogue root that both trust", Means.ROGUE, falls=("tls-server", "tls-mutual"), alarm=("xensecure",)),
-    _answers("tls", "answers with the destination's stolen TLS or ssh key", Means.STOLEN_TLS, falls=("ssh", "tls-server", "tls-mutual", "pinned"), alarm=()),
+    # A destination that knows no link key closes when the source has proved itself: to the source that is no sign of who it is.
+    _answers("rogue", "answers with a certificate of the rogue root", Means.ROGUE, falls=_TLS, alarm=("xensecure",)),
+    _answers("tls", "answers with the destination's stolen TLS or ssh key", Means.STOLEN_TLS, falls=("ssh", *_TLS, "pinned"), alarm=()),
     _answers("link", "answers with the stolen link key alone", Means.STOLEN_LINK, falls=()),
+    _answers("link-rogue", "answers with that and a certificate of the rogue root", Means.LINK_AND_ROGUE, falls=_BY_CA, alarm=("xensecure",)),
     _answers("both", "answers with both keys stolen", Means.STOLEN_BOTH, falls=("xensecure", "xensecure-ca"), alarm=()),
     _calls("own", "calls as the source, with a key of his own", Means.OWN, falls=("plain", "tls-server")),
     _calls("rogue", "calls with a certificate of the rogue root", Means.ROGUE, falls=("tls-mutual",)),
     _calls("tls", "calls with the source's stolen TLS or ssh key", Means.STOLEN_TLS, falls=("ssh", "tls-mutual")),
     _calls("link", "calls with the stolen link key alone", Means.STOLEN_LINK, falls=()),
+    _calls("link-rogue", "calls with that and a certificate of the rogue root", Means.LINK_AND_ROGUE, falls=_BY_CA, alarm=("xensecure",)),
     _calls("both", "calls with both keys stolen", Means.STOLEN_BOTH, falls=("xensecure", "xensecure-ca"), alarm=()),
 )

@@ -108,6 +108,7 @@ class Attack:
     run: Callable[[Scene], Verdict]
     way: str = "arpspoof"
     alarm: tuple[str, ...] = OURS  # which of xensecure's two have to say SECURITY
+    may_fall: bool = False  # xensecure promises nothing here: the verdict is what it is
     falls: tuple[str, ...] = ("plain",)  # controls that have to fall, or the attack was none
 
 

@@ -25,7 +25,7 @@ _OWN_NAMESPACE = Path("/proc/thread-self/ns/net")
 DEVICE = "eth0"
 SWITCH, SOURCE, DESTINATION, ATTACKER = "switch", "hv1", "hv2", "mallory"
 _NUMBER = {SOURCE: 1, DESTINATION: 2, ATTACKER: 0x66}
-_PORTS = 128  # addresses that an attacker may have beside his own, for a flood
+_EXTRA = 128  # the first of the addresses that an attacker may have beside his own, for a flood
 
 
 class Family(StrEnum):
@@ -153,9 +153,13 @@ class Segment:
                         with contextlib.suppress(Exception):
                             own.neigh("del", ifindex=index, dst=entry.get_attr("NDA_DST"), family=entry["family"])
 
-    def add_address(self, host: str, number: int) -> str:
-        """Give a host one more IPv4 address of the segment."""
-        extra = f"192.0.2.{_PORTS + number}"
+    def extra_addresses(self, host: str, count: int) -> list[str]:
+        """So many IPv4 addresses that a host has beside its own; it gets them when they are first asked for."""
+        wanted = [f"192.0.2.{_EXTRA + number}" for number in range(count)]
         with NetNS(self._names[host]) as own:
-            own.addr("add", index=own.link_lookup(ifname=DEVICE)[0], address=extra, prefixlen=24)
-        return extra
+            index = own.link_lookup(ifname=DEVICE)[0]
+            there = {entry.get_attr("IFA_ADDRESS") for entry in own.get_addr(index=index)}
+            for extra in wanted:
+                if extra not in there:
+                    own.addr("add", index=index, address=extra, prefixlen=24)
+        return wanted

@@ -29,7 +29,11 @@ class Means(StrEnum):
     ROGUE = "a certificate of the rogue root"
     STOLEN_TLS = "the host's TLS (or ssh) key"
     STOLEN_LINK = "the host's link key"
-    STOLEN_BOTH = "both"
+    LINK_AND_ROGUE = "that, and a certificate of the rogue root"
+    STOLEN_BOTH = "both keys"
+
+
+LINK_KEYS = (Means.STOLEN_LINK, Means.LINK_AND_ROGUE, Means.STOLEN_BOTH)
 
 
 class NotApplicableError(Exception):
@@ -159,7 +163,7 @@ class TlsServer(Plain):
 
     def own(self, host: str, means: Means) -> Pem:
         """What an end shows."""
-        if means in (Means.STOLEN_LINK, Means.STOLEN_BOTH):
+        if means in LINK_KEYS:
             raise NotApplicableError("no link key")
         kind = {Means.HONEST: "site", Means.STOLEN_TLS: "site", Means.ROGUE: "rogue", Means.OWN: "own"}[means]
         return self.lab.certificates.get(host, kind)
@@ -181,7 +185,8 @@ class TlsServer(Plain):
 
     def connecting(self, means: Means) -> str:
         """With a certificate of its own where both are wanted."""
-        own = f",cert={self.own(SOURCE, means).both}" if self.mutual else ""
+        pem = self.own(SOURCE, means)
+        own = f",cert={pem.both}" if self.mutual else ""
         return f"OPENSSL:{self.target}:{self.port},cafile={self.roots()},verify=1,commonname={DESTINATION}{own}{self.versions}"
 
 
@@ -284,7 +289,7 @@ class Ssh(Transport):
     def _check(self, means: Means) -> None:
         if means is Means.ROGUE:
             raise NotApplicableError("no certificates")
-        if means in (Means.STOLEN_LINK, Means.STOLEN_BOTH):
+        if means in LINK_KEYS:
             raise NotApplicableError("no link key")
 
     def _known_hosts(self) -> Path:

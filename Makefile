@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo test test-python test-debian test-c check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen setup-model
+.PHONY: help demo attack test test-python test-debian test-c check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,6 +19,9 @@ help: ## this list
 
 demo: setup-demo $(ENGINE) ## two hosts, the real xl, 1 GiB, and a man in the middle
 	@$(VENV)/python -m demo
+
+attack: setup-attack $(ENGINE) ## real attacks on xensecure, ssh, TLS and plain TCP, and their table (as root); ATTACK="--write-docs"
+	@$(VENV)/python -m tests.attack $(ATTACK)
 
 test: setup-test $(ENGINE) test-c test-debian test-python ## every test
 
@@ -80,7 +83,7 @@ $(ENGINE): $(wildcard csrc/*) setup.py | setup-demo
 	$(VENV)/python setup.py -q build_ext --inplace
 	@touch $@
 
-setup-demo setup-test setup-bench setup-xen setup-model:
+setup-demo setup-test setup-attack setup-bench setup-xen setup-model:
 	@scripts/setup.sh $(@:setup-%=%)
 
 clean: ## remove what was made, but not the virtual environments

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Install what is missing for one of the Makefile's commands, and nothing twice.
-#   scripts/setup.sh demo | test | bench | xen | model
+#   scripts/setup.sh demo | test | attack | bench | xen | model
 # System packages come by apt (as root; otherwise one line says which are missing), Python's into .venv and, for test, .venv-debian; for model there are none.
 # PYTHON: the Python of .venv, python3 unless set; it must be 3.11 or newer.
 set -eu
 
 cd "$(dirname "$0")/.."
-purpose=${1:?"usage: scripts/setup.sh demo | test | bench | xen | model"}
+purpose=${1:?"usage: scripts/setup.sh demo | test | attack | bench | xen | model"}
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/xensecure"
 
 say() { echo "setup: $*" >&2; }
@@ -31,6 +31,12 @@ test)
     # mandoc for those of the units and manual pages.
     packages="$packages mandoc openssh-client openssh-server systemd xz-utils zstd python3-dev python3-cffi python3-cryptography python3-openssl"
     packages="$packages python3-pyroute2 python3-setuptools python3-wheel rpm zsh"
+    # The part of the attack lab that is among the tests.
+    optional="dsniff ettercap-text-only nftables openssl socat sslsplit tcpdump thc-ipv6"
+    ;;
+attack)
+    packages="$packages dsniff ettercap-text-only mitmproxy nftables openssh-client openssh-server openssl python3-pyroute2 socat sslsplit"
+    packages="$packages tcpdump thc-ipv6 tshark xz-utils zstd"
     ;;
 bench)
     packages="$packages openssh-client openssh-server xz-utils zstd"
@@ -38,7 +44,7 @@ bench)
     ;;
 model) packages="gcc libc6-dev python3 spin" ;;
 xen) packages="$packages qemu-system-x86 qemu-utils mmdebstrap dpkg-dev cpio e2fsprogs busybox-static git kmod openssh-client zstd" ;;
-*) fail "unknown purpose '$purpose'; demo, test, bench, xen or model" ;;
+*) fail "unknown purpose '$purpose'; demo, test, attack, bench, xen or model" ;;
 esac
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -138,7 +144,8 @@ if ! is_stamped .venv project setup.py pyproject.toml xensecure/__init__.py; the
     .venv/bin/pip install -qq --no-build-isolation --config-settings editable_mode=compat -e .
     put_stamp .venv project setup.py pyproject.toml xensecure/__init__.py
 fi
-if [ "$purpose" = test ] && ! is_stamped .venv dev requirements-dev.txt requirements-build.txt; then
+case $purpose in test | attack) tested=yes ;; *) tested= ;; esac
+if [ "$tested" ] && ! is_stamped .venv dev requirements-dev.txt requirements-build.txt; then
     say "installing the test tools into .venv"
     .venv/bin/pip install -qq -r requirements-dev.txt
     put_stamp .venv dev requirements-dev.txt requirements-build.txt

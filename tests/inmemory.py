@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
@@ -27,6 +28,7 @@ from xensecure.proto.keyschedule import key_id
 from xensecure.proto.messages import Contact, Feature, Purpose, SourceHello
 from xensecure.proto.tls import Credentials, TlsChannel, record_length
 
+PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 Change = Callable[[bytes], bytes]
 HV1 = Contact(name="hv1", port=8003, addresses=("127.0.0.1",))
 _ROUNDS_MAX = 100  # a key exchange takes five
@@ -37,7 +39,7 @@ LONG_AGO, FAR_AWAY = datetime.datetime(2000, 1, 1), datetime.datetime(2099, 1, 1
 class Issued:
     """A key and certificate in PEM, and the objects they came from."""
 
-    key: ed25519.Ed25519PrivateKey
+    key: PrivateKey
     certificate: x509.Certificate
 
     @property
@@ -66,9 +68,16 @@ class Issued:
         return key, certificate
 
 
-def issue(name: str, issuer: Issued | None = None, *, names: tuple[x509.GeneralName, ...] = (), ca: bool = False) -> Issued:
-    """A fresh key with a certificate: self-signed, or by an issuer."""
-    key = ed25519.Ed25519PrivateKey.generate()
+def issue(
+    name: str,
+    issuer: Issued | None = None,
+    *,
+    names: tuple[x509.GeneralName, ...] = (),
+    ca: bool = False,
+    key: PrivateKey | None = None,
+) -> Issued:
+    """A certificate for a key, a fresh one unless given: self-signed, or by an issuer."""
+    key = key or ed25519.Ed25519PrivateKey.generate()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     by = issuer.certificate.subject if issuer else subject
     serial = 1 << 158 | secrets.randbits(158)  # always 20 bytes of DER, so that certificates differ in length by their names alone
@@ -77,7 +86,8 @@ def issue(name: str, issuer: Issued | None = None, *, names: tuple[x509.GeneralN
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return Issued(key=key, certificate=builder.sign(issuer.key if issuer else key, None))
+    signer = issuer.key if issuer else key
+    return Issued(key=key, certificate=builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256()))
 
 
 def made_up_key(name: str) -> bytes:

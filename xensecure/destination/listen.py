@@ -17,7 +17,7 @@ from ..link.engine import find_backend
 from ..link.identity import load_credentials
 from ..link.say import say
 from ..proto import limits
-from ..proto.errors import SystemFailure, UsageError, XensecureError
+from ..proto.errors import AuthenticationError, SystemFailure, UsageError, XensecureError
 from ..proto.tls import Credentials
 from .receiver import Receiver
 from .systemd import inherited_sockets
@@ -51,7 +51,10 @@ def serve_connection(sock: socket.socket, config: Config, credentials: Credentia
         finally:
             peer = receiver.peer or peer
     except XensecureError as error:
-        say(PROGRAM, f"{peer} ({address}): {error}")
+        if isinstance(error, AuthenticationError) and error.impostor:
+            say(PROGRAM, f"SECURITY: {address}: {error}")
+        else:
+            say(PROGRAM, f"{peer} ({address}): {error}")
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort of a process of its own: one line, no traceback
         say(PROGRAM, f"{address}: internal error, please report: {type(error).__name__}: {error}")

@@ -79,9 +79,16 @@ class ProtocolError(PeerError):
 
 
 class AuthenticationError(PeerError):
-    """The other side has not proved to be the peer, or does not take us for one."""
+    """The other side has not proved to be the peer, or does not take us for one.
+
+    ``impostor``: it is somebody else, by what it has shown.
+    """
 
     exit_code = 11
+
+    def __init__(self, message: str, *, impostor: bool = False) -> None:
+        super().__init__(message)
+        self.impostor = impostor
 
 
 class RefusedError(PeerError):

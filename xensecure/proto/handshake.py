@@ -233,7 +233,9 @@ class SourceHandshake(_Handshake):
         elif self.schedule is None or not proofs_equal(
             self.schedule.destination_proof(), message_body(message, MessageType.DESTINATION_PROOF)
         ):
-            raise AuthenticationError("the destination's proof is wrong: it does not hold our link key; this may be a man in the middle")
+            raise AuthenticationError(
+                "the destination's proof is wrong: it does not hold our link key; this may be a man in the middle", impostor=True
+            )
 
     def prove(self, link_key: bytes) -> None:
         """Give the link key (32 bytes); the proof is then ready to send (C6)."""
@@ -322,7 +324,7 @@ def require_name(names: tuple[str, ...], accepted: tuple[str, ...]) -> None:
     """CA mode: one of the certificate's names must be one of the peer's (T3); AuthenticationError otherwise."""
     if not {name.lower() for name in names} & {name.lower() for name in accepted}:
         shown = ", ".join(names) or "no name"
-        raise AuthenticationError(f"the certificate is for {shown}, not for {' or '.join(accepted)}")
+        raise AuthenticationError(f"the certificate is for {shown}, not for {' or '.join(accepted)}", impostor=True)
 
 
 @dataclass(frozen=True)

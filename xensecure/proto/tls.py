@@ -198,9 +198,11 @@ class TlsChannel:
 
     def _error(self, error: SSL.Error) -> AuthenticationError | ProtocolError:
         if self._wrong_pin:
-            return AuthenticationError(_WRONG_PIN)
+            return AuthenticationError(_WRONG_PIN, impostor=True)
         if self._chain_error:
-            return AuthenticationError(f"TLS: the peer's certificate is not accepted here: {self._chain_error}; see [trust] on both hosts")
+            return AuthenticationError(
+                f"TLS: the peer's certificate is not accepted here: {self._chain_error}; see [trust] on both hosts", impostor=True
+            )
         texts = [entry[-1] for entry in error.args[0]] if error.args and isinstance(error.args[0], list) else []
         text = ", ".join(str(part) for part in texts if part) or "unknown error"
         if "certificate" in text or "unknown ca" in text:  # the latter: the peer's alert, RFC 8446 section 6.2
@@ -226,13 +228,14 @@ class TlsChannel:
 
     def _check_negotiated(self) -> None:
         if self._connection.get_alpn_proto_negotiated() != ALPN:
-            what = "offer xensecure/1: it is no xensecure" if self._server else "select xensecure/1: another service answers on this port"
-            raise ProtocolError(f"TLS: the peer did not {what}")
+            if self._server:
+                raise ProtocolError("TLS: the peer did not offer xensecure/1: it is no xensecure")
+            raise ProtocolError("TLS: the peer did not select xensecure/1: another service answers on this port, or a man in the middle")
         if self.group not in GROUPS:
             raise ProtocolError(f"TLS: the key-exchange group {self.group} was negotiated, which is not one of {', '.join(GROUPS.values())}")
         if self._expected_pin is not None and certificate_pin(self.peer_certificate()) != self._expected_pin:
             # Not reached unless OpenSSL came here without having asked _judge about the peer's own certificate.
-            raise AuthenticationError(_WRONG_PIN)
+            raise AuthenticationError(_WRONG_PIN, impostor=True)
 
     def send(self, plaintext: bytes) -> None:
         """Queue plaintext; ``drain`` gives the records."""
@@ -279,7 +282,7 @@ def record_length(buffered: bytes) -> int | None:
     length = RECORD_HEADER_LEN + int.from_bytes(buffered[3:5], "big")
     # The version is not looked at: RFC 8446 section 5.1 says that it "MUST be ignored for all purposes".
     if buffered[0] not in _CONTENT_TYPES or length > limits.TLS_RECORD_MAX:
-        raise ProtocolError("no TLS record as of RFC 8446; another service answers on this port")
+        raise ProtocolError("no TLS record as of RFC 8446; another service answers on this port, or a man in the middle")
     return length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
@@ -68,6 +69,7 @@ def establish(
     find_backend(cipher)  # before the other host is bothered
     deadline = Deadline(seconds)
     sock = connect(target, deadline)
+    answerer = _answerer(sock)
     try:
         wire = Wire(sock, deadline)
         handshake = SourceHandshake(credentials=credentials, hello=hello, expected_pin=pin, accepted_names=names)
@@ -79,9 +81,18 @@ def establish(
             raise AuthenticationError("confirmed without a key schedule")
         channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule), cipher=cipher)
         return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name, features=handshake.features)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, AuthenticationError) and error.impostor:
+            raise AuthenticationError(f"SECURITY: {answerer}: {error}", impostor=True) from None
         raise
+
+
+def _answerer(sock: socket.socket) -> str:
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:  # it has gone again
+        return "a stranger"
 
 
 def reach(

@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo attack test test-python test-debian test-c check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-bench setup-xen setup-model
+.PHONY: help demo attack test test-python test-debian test-c fuzz check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,9 +31,14 @@ test-python: setup-test $(ENGINE) ## the Python tests, with the newest libraries
 test-debian: setup-test ## the same tests with Debian's Python, cryptography, pyOpenSSL and cffi
 	scripts/test-debian.sh $(PYTEST)
 
-test-c: setup-test ## the engine's C tests under ASan and UBSan, those with threads under TSan
+test-c: setup-test ## the engine's C tests and fuzz targets under ASan and UBSan, those with threads under TSan
 	tests/c/run.sh
 	tests/c/run.sh --tsan
+	tests/fuzz/run.sh
+
+fuzz: setup-fuzz $(ENGINE) ## every parser of a peer's bytes, for a minute each (docs/fuzzing.md); FUZZ="--seconds N"
+	tests/fuzz/run.sh --fuzz $(FUZZ)
+	$(VENV)/python -m tests.fuzz.messages $(FUZZ)
 
 model: setup-model ## the session's lost links and final handshake, model-checked by spin; MODEL="W_OLD_LANES" for one
 	@$(PYTHON) -m tests.model $(MODEL)
@@ -83,7 +88,7 @@ $(ENGINE): $(wildcard csrc/*) setup.py | setup-demo
 	$(VENV)/python setup.py -q build_ext --inplace
 	@touch $@
 
-setup-demo setup-test setup-attack setup-bench setup-xen setup-model:
+setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model:
 	@scripts/setup.sh $(@:setup-%=%)
 
 clean: ## remove what was made, but not the virtual environments

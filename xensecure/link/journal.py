@@ -35,6 +35,8 @@ _LINE_MAX = 1 << 16  # bytes; ours are some hundred
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 # What a file system answers that cannot set space aside.
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
+# Seconds: 9999 begins. What can be written of later times, and of those before 1970, depends on the time zone.
+_LAST_TIME = 253370764800.0
 _SESSION = re.compile(r"([0-9a-f]{2}){1,32}")
 
 # The states of docs/protocol.md, section 7, as `end` and `peer` have them.
@@ -161,7 +163,10 @@ def _read_time(text: object) -> float:
     """Seconds since 1970; ValueError for what ``_written`` does not write."""
     if not isinstance(text, str) or not text.endswith("Z"):
         raise ValueError
-    return datetime.fromisoformat(text).timestamp()
+    moment = datetime.fromisoformat(text).timestamp()
+    if not 0 <= moment < _LAST_TIME:
+        raise ValueError
+    return moment
 
 
 # ---- reading

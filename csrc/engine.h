@@ -39,7 +39,7 @@ enum xs_status {                /* negative results of every function below */
 
 enum xs_type {
     XS_OPEN = 1, XS_ACCEPT, XS_REFUSE, XS_DATA, XS_ACK, XS_END, XS_EXIT, XS_KEEPALIVE,
-    XS_RESUME, XS_JOIN, XS_QUERY, XS_ABORT
+    XS_OUTCOME, XS_ABORT = 12
 };
 
 enum xs_flag {                  /* of DATA */
@@ -114,8 +114,9 @@ enum xs_event {                 /* results of xs_pump_run */
     XS_EV_TIMEOUT = 0,          /* timeout_ms has passed: time for a progress line */
     XS_EV_WOKEN,                /* wake_fd is readable, or a signal came */
     XS_EV_PHASE,                /* a new phase: raised when its bytes arrive, before they are delivered */
-    XS_EV_LOST,                 /* the link is lost; what had arrived has been delivered. stats.lost says why. Further runs say so
-                                   again at once, until xs_pump_attach */
+    XS_EV_LOST,                 /* the last link is lost: stats.lost says why. Said once; further runs deliver what had arrived and read
+                                   input as far as the windows allow, until xs_pump_attach (S1). After xs_pump_abort: what had arrived
+                                   has been delivered, and further runs say so again at once */
     XS_EV_ABORTED,              /* the peer sent ABORT: stats.reason, xs_pump_text; what had arrived has been delivered. Also again at once */
     XS_EV_OUTPUTS_ENDED,        /* destination: xl's stdout and stderr have ended and been read to their end */
     XS_EV_INPUT_ENDED,          /* destination: channel 0 has ended and all of it is in xl's pipe: close channel_fd[0] now, so that
@@ -134,7 +135,8 @@ enum xs_compression {
 enum xs_lost {
     XS_LOST_NOT = 0, XS_LOST_CLOSED /* FIN before the end */, XS_LOST_RESET, XS_LOST_SILENCE,
     XS_LOST_HEADER, XS_LOST_TAG, XS_LOST_PROTOCOL, XS_LOST_SYSTEM,
-    XS_LOST_ABORT               /* we sent ABORT ourselves */
+    XS_LOST_ABORT,              /* we sent ABORT ourselves */
+    XS_LOST_REPLACED            /* xs_pump_drop */
 };
 
 struct xs_pump_options {
@@ -154,6 +156,7 @@ struct xs_pump_options {
 
 struct xs_stats {               /* a snapshot */
     uint64_t channel_bytes[3];  /* stream bytes sent (channels this side sends) or received, END not counted */
+    uint64_t taken[3];          /* ... and of those this side sends, what has been read from the descriptor */
     uint64_t delivered[3];      /* acknowledged by the peer, or written here */
     uint64_t link_sent, link_received;  /* bytes on the socket, headers and tags included */
     uint64_t frames_sent, frames_received;
@@ -174,9 +177,14 @@ void xs_pump_free(struct xs_pump *pump);        /* wipes the queues; frees the l
 
 /* Give the pump a connection: its keys (the pump owns the link from now on) and its non-blocking socket (which it does not close,
  * and does not touch any more once it has said XS_EV_LOST, but for xs_pump_abort, or XS_EV_LANE_LOST for that one). Up to XS_LANES_MAX at
- * once; from the second on each is served by a thread of its own. After XS_EV_LOST the session goes on with what is not yet acknowledged.
+ * once; from the second on each is served by a thread of its own. With the last link lost the session goes on over it with what is not yet
+ * acknowledged (S4).
  * Returns XS_OK, or an error (no more links now, or memory or threads are lacking): the caller keeps the link then. */
 int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd);
+
+/* The peer has given all links up (S4): they are lost, and nothing is told of them; the caller closes their sockets and attaches another.
+ * XS_OK, or XS_EARGUMENT where no further link would be taken. */
+int xs_pump_drop(struct xs_pump *pump);
 
 /* Run until something happens. timeout_ms < 0: no time-out. Returns an enum xs_event (>= 0) or an enum xs_status (< 0):
  * XS_EARGUMENT without a link, XS_ESYSTEM when poll or the reading of a channel fails (which is not its end). */

@@ -125,7 +125,7 @@ int xs_header_parse(const uint8_t bytes[XS_HEADER_LEN], struct xs_header *header
     header->flags = bytes[2];
     header->length = xs_load32(bytes + 4);
     header->offset = xs_load64(bytes + 8);
-    if (header->type < XS_OPEN || header->type > XS_ABORT || header->channel >= XS_CHANNELS
+    if (header->type < XS_OPEN || (header->type > XS_OUTCOME && header->type != XS_ABORT) || header->channel >= XS_CHANNELS
         || !flags_fit(header) || bytes[3] != 0 /* zero */
         || header->length > XS_PAYLOAD_MAX) {
         memset(header, 0, sizeof(*header));

@@ -86,11 +86,11 @@ void xs_pump_free(struct xs_pump *pump)
 /* A lane for one more connection; NULL when there can be none now. */
 static struct xs_lane *free_lane(struct xs_pump *pump)
 {
-    if (pump->state == PUMP_OVER && pump->last_event == XS_EV_LOST && pump->lost != XS_LOST_ABORT && !pump->discarding)
+    if (pump->state == PUMP_DRAINING || pump->state == PUMP_OVER || xs_session_exited(pump->session))
+        return NULL;
+    if (pump->state == PUMP_LOST)
         for (unsigned l = 0; l < XS_LANES_MAX; l++)
             lane_free(&pump->lane[l]);
-    else if (pump->state != PUMP_IDLE && (pump->state != PUMP_LIVE || xs_session_exited(pump->session)))
-        return NULL;
     for (unsigned l = 0; l < XS_LANES_MAX; l++)
         if (pump->lane[l].state == LANE_NONE)
             return &pump->lane[l];
@@ -166,6 +166,7 @@ static int attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
     }
     pump->own = lane;
     pump->lost = XS_LOST_NOT;
+    pump->lost_told = 0;
     pump->system_errno = 0;
     pump->state = PUMP_LIVE;
     return XS_OK;
@@ -185,7 +186,23 @@ int xs_pump_attach(struct xs_pump *pump, struct xs_link *link, int socket_fd)
     return rc;
 }
 
-/* The last event of the session, or of its last link: it is told again by every further run. */
+/* All links are lost, and nothing is told of them. XS_OK, or XS_EARGUMENT where no further link would be taken. */
+int xs_pump_drop(struct xs_pump *pump)
+{
+    int rc = XS_EARGUMENT;
+
+    xs_pump_lock(pump);
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        xs_lane_lose(&pump->lane[l], XS_LOST_REPLACED, 0);
+    if (pump->state == PUMP_LOST) {
+        pump->lost_told = 1;
+        rc = XS_OK;
+    }
+    xs_pump_unlock(pump);
+    return rc;
+}
+
+/* The last event of the session: it is told again by every further run. */
 int xs_pump_over(struct xs_pump *pump, int event)
 {
     pump->state = PUMP_OVER;
@@ -232,6 +249,10 @@ static int due_event(struct xs_pump *pump)
             pump->outputs_told = 1;
             return XS_EV_OUTPUTS_ENDED;
         }
+    }
+    if (pump->state == PUMP_LOST && !pump->lost_told) {
+        pump->lost_told = 1;
+        return XS_EV_LOST;
     }
     if (xs_pump_undelivered(pump))
         return NO_EVENT;

@@ -43,6 +43,9 @@ static int wants_input(const struct xs_pump *pump, unsigned channel)
         if (unsent >= XS_CHUNK * xs_session_lanes(pump->session))
             return 0;
         break;
+    case PUMP_LOST:
+        /* Up to the window: what xl says now may be GO, and that must be known (S8). */
+        break;
     case PUMP_DRAINING:
         /* xl there must not stop at a full pipe of its messages while it reads what we still deliver; the guest here need not hurry. */
         return pump->options.role == XS_DESTINATION;
@@ -86,7 +89,6 @@ static void channel_discard(struct xs_pump *pump, unsigned channel)
     uint8_t piece[DISCARD];
     ssize_t n;
 
-    pump->discarding = 1;
     n = read(pump->options.channel_fd[channel], piece, sizeof(piece));
     if (n <= 0)
         read_failed(pump, channel, n, errno);

@@ -53,7 +53,7 @@ void xs_lane_lose(struct xs_lane *lane, enum xs_lost why, int error)
         (void)shutdown(lane->socket, SHUT_RDWR);        /* so that the peer hands over what it had given it */
         xs_pump_stir(pump);
     } else {
-        pump->state = PUMP_DRAINING;
+        pump->state = PUMP_LOST;
         pump->lost = (int)why;
         if (error != 0)
             pump->system_errno = error;

@@ -30,7 +30,8 @@
 enum pump_state {
     PUMP_IDLE,                  /* no link yet */
     PUMP_LIVE,
-    PUMP_DRAINING,              /* the last link is lost or the peer sent ABORT: what had arrived is being delivered */
+    PUMP_LOST,                  /* the last link is lost: xl is served as far as the windows allow */
+    PUMP_DRAINING,              /* ABORT has been sent or received: what had arrived is being delivered */
     PUMP_OVER                   /* the last event has been told */
 };
 
@@ -97,7 +98,7 @@ struct xs_pump {
     int sink_blocked[XS_CHANNELS];      /* ... and took less than there was */
 
     int outputs_told, input_told;
-    int discarding;             /* input has been thrown away: no further link can go on with it */
+    int lost_told;
     int woken;                  /* a system call said EINTR */
     int failed;                 /* a status for xs_pump_run to return */
 
@@ -111,7 +112,7 @@ struct xs_pump {
 /* CLOCK_MONOTONIC in ms. */
 int64_t xs_pump_now(void);
 
-/* The last event of the session, or of its last link: it is told again by every further run. */
+/* The last event of the session: it is told again by every further run. */
 int xs_pump_over(struct xs_pump *pump, int event);
 
 /* ---- pump_socket.c: one lane's frames ---- */

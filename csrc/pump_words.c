@@ -164,6 +164,8 @@ static int abort_all(struct xs_pump *pump, int reason, const uint8_t *text, size
         pump->lane[l].quiet = 1;
         xs_lane_lose(&pump->lane[l], XS_LOST_ABORT, 0);
     }
+    pump->state = PUMP_DRAINING;
+    pump->lost = XS_LOST_ABORT;
     return sent > 0 ? XS_OK : XS_ESYSTEM;
 }
 

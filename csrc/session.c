@@ -265,6 +265,7 @@ void xs_session_stats(const struct xs_session *s, struct xs_stats *out)
         const struct outgoing *o = &s->out[c];
         const struct incoming *i = &s->in[c];
 
+        out->taken[c] = o->fifo != NULL ? xs_fifo_tail(o->fifo) : 0;
         out->channel_bytes[c] = o->fifo != NULL ? xs_stripes_high(o->stripes) : xs_fifo_tail(i->fifo);
         out->delivered[c] = o->fifo != NULL ? o->acked : xs_fifo_base(i->fifo);
         out->sink_broken[c] = i->broken;

@@ -255,9 +255,7 @@ int xs_session_take(struct xs_session *s, unsigned lane, const struct xs_header 
     case XS_OPEN:       /* these three pass before the session begins */
     case XS_ACCEPT:
     case XS_REFUSE:
-    case XS_RESUME:     /* and these are a fault in version 1 */
-    case XS_JOIN:
-    case XS_QUERY:
+    case XS_OUTCOME:    /* and this one when it is over */
         return XS_EPROTOCOL;
     }
     return XS_EPROTOCOL;

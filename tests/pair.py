@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.xl.hosts import Running, XenHost, alive
-from xensecure.destination.journal import Journal
+from xensecure.link.journal import entries
 
 BIN = Path(sys.executable).parent
 # As root the receivers become this user, which every Debian has; otherwise everything runs as whoever runs the tests.
@@ -182,7 +182,7 @@ user = "{RECEIVER_USER}"
 
     def journal(self) -> list[dict[str, Any]]:
         """The journal's entries."""
-        return Journal(self.state).entries()
+        return list(entries(self.state))
 
     def last_end(self) -> dict[str, Any]:
         """The journal's last ``end``, once there is one for every ``start``."""
@@ -200,7 +200,7 @@ user = "{RECEIVER_USER}"
         self.xen.close()
         self.xen.clear_faults()
         marks, domains = self.xen.path.glob("held.*"), (self.xen.path / "domains").iterdir()
-        for path in (*marks, *domains, self.xen.path / "calls.log", self.state / "journal.jsonl"):
+        for path in (*marks, *domains, self.xen.path / "calls.log", *self.state.glob("journal.jsonl*")):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:

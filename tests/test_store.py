@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.pairing_forks import KILLED, Fate, ForkedHost
-from xensecure.destination.journal import Journal
 from xensecure.destination.launcher import serve
 from xensecure.link import store
+from xensecure.link.hooks import Role
 from xensecure.link.identity import load_credentials, make_identity
+from xensecure.link.journal import Journal, entries
 from xensecure.link.peers import Invitation, InvitationState, LinkKey, Peer
 from xensecure.proto.errors import StateError
 from xensecure.proto.messages import Contact
@@ -43,7 +44,7 @@ def test_modes(host: ForkedHost, mask: int) -> None:
         make_identity(host.config)
         host.peers.put(_peer())
         host.peers.put_invitation(Invitation(key=b"k" * 32, expiry=1 << 40))
-        Journal(host.state).append(b"s" * 16, "start")
+        Journal(host.state, Role.DESTINATION).append(b"s" * 16, "start")
         assert host.peers.hold_renewal("hv2", 0)
     finally:
         os.umask(before)
@@ -252,7 +253,7 @@ def test_full_disk_loses_nothing(host: ForkedHost) -> None:
     host.peers.put(_peer())
     path = host.state / "peers/hv2.peer"
     before = path.read_bytes()
-    journal = Journal(host.state)
+    journal = Journal(host.state, Role.DESTINATION)
     journal.append(b"1", "start")
 
     def with_full_disk() -> None:
@@ -274,4 +275,4 @@ def test_full_disk_loses_nothing(host: ForkedHost) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert path.read_bytes() == before
     journal.append(b"3", "start")
-    assert [entry["session"] for entry in journal.entries()] == ["31", "33"]
+    assert [entry["session"] for entry in entries(host.state)] == ["31", "33"]

@@ -13,7 +13,8 @@ from ..link import hardening
 from ..link.config import Config, HostOptions, load_config, with_option
 from ..proto.errors import TRANSPORT_FAILURE, UsageError
 from ..proto.request import ReceiveRequest
-from ..source.migrate import Job, migrate
+from ..source.job import Job
+from ..source.migrate import migrate
 from .common import run
 
 PROGRAM = "xensecure"

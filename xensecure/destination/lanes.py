@@ -1,6 +1,6 @@
-"""Further connections of a session, handed over between two keepers: docs/protocol.md, steps J2 to J4.
+"""Further connections of a session, handed over between two keepers: docs/protocol.md, steps J2 to J4 and S3 to S5.
 
-A keeper that has judged the source of a JOIN is no more than a visitor at the door of the one that has the session: a socket of its own, in
+A keeper that has judged the source of a JOIN or RESUME is no more than a visitor at the door of the one that has the session: a socket of its own, in
 a folder that is root's alone, by the session's id. What it says of the peer is its authenticated verdict; a receiver is never asked.
 """
 
@@ -66,6 +66,15 @@ def sweep(run: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def is_going_on(run: Path, session_id: bytes) -> bool:
+    """Whether a keeper has that session."""
+    try:
+        _knock(doors(run), session_id.hex()).close()
+    except OSError:
+        return False
+    return True
+
+
 class Visit:
     """The judge's side. RefusedError if there is no such session."""
 
@@ -75,15 +84,17 @@ class Visit:
         except OSError:
             raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED) from None
 
-    def ask(self, peer: str) -> None:
+    def ask(self, peer: str, *, resumes: bool = False) -> None:
         """Whether the session takes a connection of this peer's; RefusedError if not."""
         try:
-            self._packets.send(launcher.push_join(peer))
+            self._packets.send(launcher.Join(peer, resumes).push())
             packet, _ = self._packets.receive(_ANSWER_SECONDS)
         except SystemFailure:
             raise RefusedError("the session there does not answer now, for a hook runs or the host is busy; ask again", Reason.LOCAL_FAULT) from None
         if not packet:
             raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED)  # it has ended just now
+        if launcher.kind_of(packet) is Kind.OVER:
+            raise RefusedError("its receiver there has ended, and xl there is ending", Reason.LOCAL_FAULT)
         if launcher.kind_of(packet) is not Kind.GRANTED:
             refusal = launcher.pull_refused(packet)
             raise RefusedError(refusal.text, refusal.reason)
@@ -100,8 +111,8 @@ class Visit:
 class Door:
     """The side of the keeper that has the session.
 
-    Arguments: ``peer``: whose session it is; ``most``: connections beside the first, at most, in all its life; ``give``: passes LANE with its
-    descriptor on to the session's receiver; ``watch``, ``unwatch``: the keeper's poll.
+    Arguments: ``peer``: whose session it is; ``most``: connections beside the first, at most, from one resumption to the next;
+    ``give``: passes LANE with its descriptor on to the session's receiver; ``watch``, ``unwatch``: the keeper's poll.
     """
 
     def __init__(
@@ -116,13 +127,14 @@ class Door:
     ) -> None:
         self._session = session_id.hex()
         self._peer = peer
-        self._left = most
+        self._most = self._left = most
+        self._over = False
         self._give = give
         self._watch, self._unwatch = watch, unwatch
         self._path: Path | None = None
         self._listener: socket.socket | None = None
         self._visitors: dict[int, Packets] = {}
-        self._granted: set[int] = set()
+        self._granted: dict[int, int] = {}  # visitor: what it has taken of ``_left``; 0 if it resumes
 
     def open(self, run: Path) -> None:
         """Let visitors come. A session whose door cannot be opened goes on with one connection."""
@@ -145,8 +157,12 @@ class Door:
         self._path, self._listener = folder / self._session, listener
         self._watch(listener.fileno(), self._accept)
 
+    def take_no_more(self) -> None:
+        """The receiver has gone, and xl has not ended yet: whoever asks is told so."""
+        self._over = True
+
     def close(self) -> None:
-        """The session is over, or its receiver gone. It may be called again."""
+        """The session is over, and its outcome in the journal. It may be called again."""
         for number in list(self._visitors):
             self._drop(number)
         if self._listener is not None and self._path is not None:
@@ -172,9 +188,7 @@ class Door:
     def _drop(self, number: int) -> None:
         self._unwatch(number)
         self._visitors.pop(number).close()
-        if number in self._granted:
-            self._granted.remove(number)
-            self._left += 1
+        self._left += self._granted.pop(number, 0)
 
     def _hear(self, number: int) -> None:
         """One packet of a visitor's: the question, or the connection."""
@@ -194,26 +208,31 @@ class Door:
     def _answer(self, number: int, packet: bytes, descriptors: list[int]) -> bool:
         """Whether the visit is over."""
         if launcher.kind_of(packet) is Kind.JOIN and not descriptors and number not in self._granted:
-            refusal = self._refusal(launcher.pull_join(packet))
+            join = launcher.Join.pull(packet)
+            refusal = self._refusal(join)
             if refusal is not None:
                 self._visitors[number].send(launcher.push_refused(refusal.reason, str(refusal)))
                 return True
-            self._left -= 1
-            self._granted.add(number)
+            if self._over:
+                self._visitors[number].send(launcher.push_empty(Kind.OVER))
+                return True
+            self._granted[number] = 0 if join.resumes else 1
+            self._left -= self._granted[number]
             self._visitors[number].send(launcher.push_empty(Kind.GRANTED))
             return False
         if launcher.kind_of(packet) is Kind.LANE and len(descriptors) == 1 and number in self._granted:
-            self._granted.remove(number)  # used up
+            if self._granted.pop(number) == 0:  # those before it are given up
+                self._left = self._most - sum(self._granted.values())
             with contextlib.suppress(SystemFailure):  # the receiver has just gone, and the session with it
                 self._give(packet, descriptors[0])
             wipe(packet)
             return True
         raise ProtocolError(f"{launcher.kind_of(packet).name} between keepers where it does not belong")
 
-    def _refusal(self, peer: str) -> RefusedError | None:
-        if peer != self._peer:
-            say(PROGRAM, f"SECURITY: {peer} wanted to join session {self._session}, which is {self._peer}'s")
+    def _refusal(self, join: launcher.Join) -> RefusedError | None:
+        if join.peer != self._peer:
+            say(PROGRAM, f"SECURITY: {join.peer} wanted to join session {self._session}, which is {self._peer}'s")
             return RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED)
-        if self._left == 0:
+        if self._left <= 0 and not join.resumes:
             return RefusedError("the session there has all the connections that it may have; see [receive] lanes there", Reason.TOO_MANY)
         return None

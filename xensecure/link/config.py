@@ -48,6 +48,8 @@ class HostOptions:
     connect_timeout: int = int(limits.HANDSHAKE_SECONDS)
     keepalive: int = int(limits.KEEPALIVE_SECONDS)
     silence: int = int(limits.SILENCE_SECONDS)
+    resume_window: int = int(limits.RESUME_SECONDS)
+    final_window: int = int(limits.FINAL_SECONDS)
     elide: str = "on"
     compress: str = "off"
     bwlimit: int = 0  # bytes a second; 0: none
@@ -204,6 +206,10 @@ def _rate(value: Any) -> int:
     return _between(limits.BWLIMIT_MIN, limits.BWLIMIT_MAX)(value)
 
 
+def _final_window(value: Any) -> int:
+    return limits.ENDLESS_SECONDS if value == "endless" else _between(1, limits.ENDLESS_SECONDS)(value)
+
+
 _RATE_WORDS = "'off' or bytes a second: 65536 or more, as a number or with K, M or G for KiB, MiB or GiB ('800M')"
 _LANES = _Key("lanes", f"1 to {limits.LANES_MAX}", _between(1, limits.LANES_MAX))
 _PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
@@ -219,6 +225,8 @@ HOST_KEYS: dict[str, _Key] = {
     "connect_timeout": _Key("connect_timeout", "seconds, 1 to 600", _between(1, 600)),
     "keepalive": _Key("keepalive", "seconds, 1 to 3600", _between(1, 3600)),
     "silence": _Key("silence", "seconds, 2 to 86400", _between(2, 86400)),
+    "resume_window": _Key("resume_window", "seconds, 0 to 86400", _between(0, 86400)),
+    "final_window": _Key("final_window", "seconds, 1 or more, or 'endless'", _final_window),
     "elide": _Key("elide", "'on' or 'off'", _one_of("on", "off")),
     "compress": _Key("compress", "'off', 'auto' or 'zstd'", _one_of("off", "auto", "zstd")),
     "bwlimit": _Key("bwlimit", _RATE_WORDS, _rate),

@@ -197,22 +197,20 @@ class Lost(enum.IntEnum):
     PROTOCOL = lib.XS_LOST_PROTOCOL
     SYSTEM = lib.XS_LOST_SYSTEM
     ABORT = lib.XS_LOST_ABORT
-
-    @property
-    def by_a_frame(self) -> bool:
-        """Whether a frame was wrong while our own direction is whole: the peer can still be told."""
-        return self in (Lost.HEADER, Lost.TAG, Lost.PROTOCOL)
+    REPLACED = lib.XS_LOST_REPLACED
 
 
 @dataclass(frozen=True)
 class Stats:
     """A snapshot of a pump's counters: bytes a channel, bytes on the sockets, phase, xl's status byte (-1: not seen), ends.
 
+    ``taken``: what has been read from a descriptor, sent or not.
     ``lanes``: links that live; ``lane_socket``, ``lane_lost``, ``lane_errno``: which was lost last while others lived, and why (LANE_LOST).
     """
 
     channel_bytes: tuple[int, int, int]
     delivered: tuple[int, int, int]
+    taken: tuple[int, int, int]
     link_sent: int
     link_received: int
     phase: Phase
@@ -272,6 +270,10 @@ class Pump:
         """Give the pump a connection, one of at most LANES_MAX; the descriptor stays the caller's to close, the link does not."""
         link.hand_over(lambda raw: _check(lib.xs_pump_attach(self._pump, raw, socket_fd)))
 
+    def drop(self) -> None:
+        """The peer has given all connections up: they are lost, and the next one takes their place; EngineError where none would be taken."""
+        _check(lib.xs_pump_drop(self._pump))
+
     def run(self, timeout: float) -> Event:
         """Move bytes until an event, or for ``timeout`` seconds (less than 0: no bound)."""
         return Event(_check(lib.xs_pump_run(self._pump, int(timeout * 1000) if timeout >= 0 else -1)))
@@ -283,6 +285,7 @@ class Pump:
         return Stats(
             channel_bytes=(raw.channel_bytes[0], raw.channel_bytes[1], raw.channel_bytes[2]),
             delivered=(raw.delivered[0], raw.delivered[1], raw.delivered[2]),
+            taken=(raw.taken[0], raw.taken[1], raw.taken[2]),
             link_sent=raw.link_sent,
             link_received=raw.link_received,
             phase=Phase(raw.phase),

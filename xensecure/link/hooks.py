@@ -46,6 +46,7 @@ class Point(enum.StrEnum):
     PRE_RECEIVE = "pre-receive"
     POST_RECEIVE = "post-receive"
     FAILED = "failed"
+    FENCE = "fence"  # destination, Remus and COLO: before xl takes the end of the stream for the end of the source
 
 
 class Role(enum.StrEnum):

@@ -7,6 +7,7 @@
     START            →                       (MIGRATE)
                      ←  STARTED              with xl's three pipe ends, or REFUSED
     NOTE             →                       any number
+                     ←  NOTED                after GO alone: the journal has it (S7)
     CONFIGURATION    →                       where STARTED has asked for it: a sealed memfd goes with it
                      ←  ADMITTED             with xl's standard input (Wish.ASKED), or REFUSED
                      ←  EXITED
@@ -15,12 +16,17 @@
                      ←  CLAIMED              (JOIN) in AUTHENTICATED's place; without it AUTHENTICATED, and then REFUSED
     SURRENDER        →                       the TCP connection goes with it
                      ←  LANE                 to the receiver that has the session, at any time: that connection goes with it
+                     ←  OUTCOME              (RESUME) behind AUTHENTICATED, where the session is over; (QUERY) as the answer to OUTCOME
+    OUTCOME          →                       (QUERY) what the source knows
 
-A keeper that has judged a JOIN hands the connection to the keeper that has the session, on that one's socket (docs/protocol.md, J2 to J4):
+RESUME begins as JOIN does.
+
+A keeper that has judged a JOIN or RESUME hands the connection to the keeper that has the session, on that one's socket (docs/protocol.md, J2 to
+J4, S3 to S5):
 
     judge                                    keeper of the session
     JOIN             →
-                     ←  GRANTED              or REFUSED, and the end
+                     ←  GRANTED              or REFUSED, or (RESUME) OVER: its receiver has gone, and xl there is ending; and the end
     LANE             →                       the TCP connection goes with it
 """
 
@@ -33,7 +39,7 @@ from . import limits
 from .errors import ProtocolError, Reason
 from .handshake import AuthenticationRequest, LinkKeys
 from .keyschedule import DirectionKeys
-from .messages import Exit, Refusal
+from .messages import Exit, Outcome, Refusal
 from .request import ReceiveRequest
 from .wire import Reader, pull_texts, push_text, push_texts, push_uint, push_vector
 
@@ -60,6 +66,9 @@ class Kind(enum.IntEnum):
     JOIN = 17
     GRANTED = 18
     LANE = 19
+    NOTED = 20
+    OUTCOME = 21
+    OVER = 22
 
 
 def kind_of(packet: bytes) -> Kind:
@@ -245,8 +254,12 @@ class Milestone(enum.IntEnum):
     READY = 2
     GO = 3
     REPORT = 4  # xl's status byte has passed
-    LOST = 5  # the link was lost
+    LOST = 5  # the link was lost, and is not waited for any more
     ENDED = 6
+    PROGRESS = 7  # once a second at most: not for the journal
+    INTERRUPTED = 8  # the link is lost; ``why``
+    RESUMED = 9
+    INPUT_ENDED = 10  # the source has ended xl's input
 
 
 @dataclass(frozen=True)
@@ -314,27 +327,59 @@ class Claimed:
         return message
 
 
-def push_join(peer: str) -> bytes:
-    """JOIN: the peer that has proved itself."""
-    return push_empty(Kind.JOIN) + push_text(peer, 1)
+@dataclass(frozen=True)
+class Join:
+    """The peer that has proved itself; ``resumes``: its connection is to take the place of those that the session has (S4)."""
+
+    peer: str
+    resumes: bool
+
+    def push(self) -> bytes:
+        """The packet."""
+        return push_empty(Kind.JOIN) + push_text(self.peer, 1) + push_uint(self.resumes, 1)
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Join:
+        """Read the packet."""
+        reader = body(packet, Kind.JOIN)
+        join = cls(peer=reader.pull_text(1), resumes=_pull_flag(reader))
+        reader.finish()
+        return join
 
 
-def pull_join(packet: bytes) -> str:
-    """The peer's name."""
-    reader = body(packet, Kind.JOIN)
-    peer = reader.pull_text(1)
-    reader.finish()
-    return peer
+def _pull_flag(reader: Reader) -> bool:
+    value = reader.pull_uint(1)
+    if value > 1:
+        raise reader.fault(f"a flag of {value}")
+    return value == 1
 
 
-def push_lane(keys: LinkKeys) -> bytes:
-    """LANE; the connection goes with it. ``keys``: as the destination uses them."""
-    return b"".join((push_empty(Kind.LANE), *_key_parts(keys)))
+@dataclass(frozen=True)
+class Lane:
+    """A connection's keys, as the destination uses them, and whether it takes the place of the others; the connection goes with it."""
+
+    keys: LinkKeys = field(repr=False)
+    resumes: bool
+
+    def push(self) -> bytes:
+        """The packet."""
+        return b"".join((push_empty(Kind.LANE), *_key_parts(self.keys), push_uint(self.resumes, 1)))
+
+    @classmethod
+    def pull(cls, packet: bytes) -> Lane:
+        """Read the packet."""
+        reader = body(packet, Kind.LANE)
+        lane = cls(keys=_pull_keys(reader), resumes=_pull_flag(reader))
+        reader.finish()
+        return lane
 
 
-def pull_lane(packet: bytes) -> LinkKeys:
-    """The connection's keys."""
-    reader = body(packet, Kind.LANE)
-    keys = _pull_keys(reader)
-    reader.finish()
-    return keys
+def push_outcome(outcome: Outcome) -> bytes:
+    """OUTCOME."""
+    return push_empty(Kind.OUTCOME) + outcome.push()
+
+
+def pull_outcome(packet: bytes) -> Outcome:
+    """What became of a session."""
+    body(packet, Kind.OUTCOME)
+    return Outcome.pull(packet[1:])

@@ -47,8 +47,14 @@ BWLIMIT_MIN: Final = 64 << 10  # bytes a second; a frame of 512 KiB then takes 8
 BWLIMIT_MAX: Final = 1 << 40  # bytes a second: more than any link has
 
 KEEPALIVE_SECONDS: Final = 5.0  # F10; NAT and firewall state lives 60 s or longer for established TCP
-# Longer than the 40 s of the outages that plain TCP was seen to survive during xl's final handshake: a lost link ends the migration.
-SILENCE_SECONDS: Final = 60.0
+# Three keepalives and their way: a dead path is found before anybody asks, and a lost link costs a new one, not the migration.
+SILENCE_SECONDS: Final = 15.0
+RESUME_SECONDS: Final = 60.0  # a switch that restarts its spanning tree takes 50 s (IEEE 802.1D-1998, 8.10), a bond or a route less
+FINAL_SECONDS: Final = 3600.0  # a host that has to be restarted by hand, by somebody who was asleep, is back by then
+ENDLESS_SECONDS: Final = 10**9  # 31 years
+RESUME_PAUSE_SECONDS: Final = 0.2  # before the second attempt to connect anew; doubled for each further one, up to the next
+RESUME_PAUSE_MAX_SECONDS: Final = 2.0
+RESUME_ATTEMPT_SECONDS: Final = 5.0  # for one connection before the next is tried: SYN goes out at 0, 1 and 3 s (RFC 6298)
 
 PORT: Final = 8003  # TCP; the port that xend used for relocation over TLS (xend-relocation-ssl-server, xend-config.sxp)
 TOKEN_TTL_SECONDS: Final = 600  # a person copies a token from one terminal to another
@@ -67,4 +73,5 @@ HOOK_SECONDS: Final = 30.0  # for one hook; a source's xl that waits for one has
 HOOK_TERM_SECONDS: Final = 2.0  # from SIGTERM to SIGKILL; as long as xl gives its transport
 HOOK_LINES_MAX: Final = 200  # lines of a hook's output in our log; the rest is left out
 HOOK_LINE_MAX: Final = 512  # bytes of one of them; half of REASON_TEXT_MAX, for a refusal carries the last one
+INTERRUPTIONS_MAX: Final = 100  # lost links of a session that its journal names, and as many resumptions: a disk is finite
 EXIT_GRACE_SECONDS: Final = 5.0  # after xl's end, for a child of its that keeps its output open

@@ -37,7 +37,13 @@ class Purpose(enum.IntEnum):
     MIGRATE = 1
     PAIR = 2
     ROTATE = 3
-    JOIN = 4  # a further link of a session; 5 is kept for RESUME
+    JOIN = 4  # a further link of a session
+    RESUME = 5  # a link in the place of those that a session has lost
+    QUERY = 6  # what became of a session
+
+
+# Those whose hello names a session.
+OF_A_SESSION = (Purpose.JOIN, Purpose.RESUME, Purpose.QUERY)
 
 
 class FrameType(enum.IntEnum):
@@ -51,9 +57,7 @@ class FrameType(enum.IntEnum):
     END = 6
     EXIT = 7
     KEEPALIVE = 8
-    RESUME = 9
-    JOIN = 10
-    QUERY = 11
+    OUTCOME = 9
     ABORT = 12
 
 
@@ -101,7 +105,9 @@ NO_CONTACT = Contact(name="", port=0, addresses=())
 
 @dataclass(frozen=True)
 class SourceHello:
-    """What the source says first (C1); ``contact`` is NO_CONTACT unless the purpose is PAIR, ``session_id`` 16 bytes with JOIN alone (J1)."""
+    """What the source says first (C1); ``contact`` is NO_CONTACT unless the purpose is PAIR, ``session_id`` 16 bytes with JOIN, RESUME
+    and QUERY alone.
+    """
 
     purpose: Purpose
     key_id: bytes
@@ -128,7 +134,7 @@ class SourceHello:
             key_id=reader.pull_bytes(limits.KEY_ID_LEN),
             contact=Contact.pull(reader),
             features=features,
-            session_id=reader.pull_bytes(limits.SESSION_ID_LEN) if purpose == Purpose.JOIN else b"",
+            session_id=reader.pull_bytes(limits.SESSION_ID_LEN) if purpose in OF_A_SESSION else b"",
         )
         reader.finish()
         if (hello.purpose is Purpose.PAIR) == (hello.contact == NO_CONTACT):
@@ -232,6 +238,44 @@ class Refusal:
 def printable(text: str) -> str:
     """Text from a peer as one harmless line: everything that could move a terminal's cursor becomes '?'."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class OutcomeState(enum.IntEnum):
+    """What became of a session (section 7)."""
+
+    UNKNOWN = 0
+    GOING_ON = 1
+    REPORTED = 2
+    NOT_CLEARED = 3
+    CLEARED = 4
+    FAILED_OVER = 5
+
+    @property
+    def words(self) -> str:
+        """As the journal and docs/protocol.md have it."""
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The payload of OUTCOME: what one host knows of a session; ``status``: xl's, with REPORTED (else 0); ``text`` is for people."""
+
+    state: OutcomeState
+    status: int = 0
+    text: str = ""
+
+    def push(self) -> bytes:
+        """The payload; text past the limit is cut."""
+        return push_uint(self.state, 1) + push_uint(self.status, 1) + self.text.encode("utf-8")[: limits.REASON_TEXT_MAX]
+
+    @classmethod
+    def pull(cls, payload: bytes) -> Outcome:
+        """Read the payload."""
+        reader = Reader(payload[:2], "OUTCOME")
+        state, status = reader.pull_uint(1), reader.pull_uint(1)
+        if state not in OutcomeState.__members__.values() or (status and state != OutcomeState.REPORTED):
+            raise reader.fault(f"state {state} with status {status}")
+        return cls(OutcomeState(state), status, printable(payload[2 : 2 + limits.REASON_TEXT_MAX].decode("utf-8", "replace")))
 
 
 class ExitKind(enum.IntEnum):

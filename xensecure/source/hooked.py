@@ -38,9 +38,12 @@ class MigrationHooks:
         facts = self._facts
         self._facts = replace(facts, peer=peer or facts.peer, address=address or facts.address, session=session or facts.session)
 
-    def has_seen(self, stats: Stats, head: bytes) -> None:
-        """Keep how far it has come: the last word before the pump is closed. ``head``: the domain's configuration, b"" if it has not passed."""
-        self._phase, self._status = stats.phase, stats.report_status
+    def has_seen(self, stats: Stats, head: bytes, status: int) -> None:
+        """Keep how far it has come: the last word before the pump is closed.
+
+        ``head``: the domain's configuration, b"" if it has not passed; ``status``: what xl there has reported, -1 if nothing.
+        """
+        self._phase, self._status = stats.phase, status
         self._facts = replace(self._facts, stream_bytes=stats.channel_bytes[0])
         if head:
             self._facts = replace(self._facts, domain=domain_name(head), configuration=_readable(head))
@@ -74,7 +77,8 @@ class MigrationHooks:
             return Outcome.SUCCESS
         # With Remus the end of the stream is the source's death to the destination, which then starts its copy and reports nothing.
         taken_over = self._checkpointed and self._phase >= Phase.HEAD
-        return Outcome.UNKNOWN if taken_over or self._phase is Phase.GO else Outcome.FAILED
+        unknown = self._phase is Phase.GO and self._status < 0
+        return Outcome.UNKNOWN if taken_over or unknown else Outcome.FAILED
 
 
 def _readable(head: bytes) -> dict[str, object] | None:

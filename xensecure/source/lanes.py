@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -72,7 +74,8 @@ class Lanes:
         self._make = make
         self._wake = wake
         self._verbose = verbose
-        self._made: queue.SimpleQueue[Connection | str] = queue.SimpleQueue()
+        self._made: queue.SimpleQueue[tuple[int, Connection | str]] = queue.SimpleQueue()
+        self._generation = 0
         self._connections: dict[int, Connection] = {}
         self.most = 0
         self._attach(first)
@@ -87,28 +90,32 @@ class Lanes:
         """Have further connections made until there are ``wanted``, one after the other: a destination takes few strangers at once."""
         if wanted > 1:
             # A daemon: nobody waits for a connection that comes when all is over.
-            threading.Thread(target=self._make_all, args=(wanted - 1,), name="lanes", daemon=True).start()
+            threading.Thread(target=self._make_all, args=(wanted - 1, self._generation), name="lanes", daemon=True).start()
 
-    def _make_all(self, count: int) -> None:
+    def _make_all(self, count: int, generation: int) -> None:
         pauses = list(_PAUSES)
-        while count:
+        while count and generation == self._generation:
             try:
-                self._tell(self._make())
+                self._tell(generation, self._make())
                 count -= 1
             except Exception as error:  # noqa: BLE001 - whatever it is, the migration goes on without this connection
-                self._tell(str(error) if isinstance(error, XensecureError | OSError) else f"internal error, please report: {error!r}")
+                self._tell(generation, str(error) if isinstance(error, XensecureError | OSError) else f"internal error, please report: {error!r}")
                 if not pauses or (isinstance(error, RefusedError) and error.reason in _FINAL):
                     return
                 time.sleep(pauses.pop(0))
 
-    def _tell(self, made: Connection | str) -> None:
-        self._made.put(made)
+    def _tell(self, generation: int, made: Connection | str) -> None:
+        self._made.put((generation, made))
         self._wake()
 
     def take_new(self) -> None:
         """Use the connections that have been made meanwhile."""
         while not self._made.empty():
-            made = self._made.get()
+            generation, made = self._made.get()
+            if generation != self._generation:  # for a link that is lost: the session goes on over none but the one that resumes it (S4)
+                if isinstance(made, Connection):
+                    made.channel.close()
+                continue
             if isinstance(made, str):
                 self._say(f"a further connection cannot be made: {made}; the migration goes on without it")
                 continue
@@ -127,6 +134,24 @@ class Lanes:
         """One was lost while others live."""
         self._connections.pop(stats.lane_socket).channel.close()
         say(PROGRAM, f"one of the connections was lost: {why_lost(stats.lane_lost, stats.lane_errno)}; the migration goes on over {stats.lanes}")
+
+    def all_lost(self) -> None:
+        """The last one was lost: what is still being made is too late, and the peer shall see the end of the others."""
+        self._generation += 1
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):
+                connection.channel.sock.shutdown(socket.SHUT_RDWR)
+
+    def replace(self, connection: Connection) -> None:
+        """Another one takes the place of all that were lost (S4)."""
+        lost, self._connections = self._connections, {}
+        try:
+            self._attach(connection)
+        except XensecureError:
+            self._connections = lost
+            raise
+        for old in lost.values():
+            old.channel.close()
 
     def close(self) -> None:
         """Close them all; the pump must have let go of them."""

@@ -1,0 +1,13 @@
+"""The fixed words of xl's own migration protocol, as they are on the wire (tools/xl/xl_migrate.c). The C engine has its own: csrc/xlphase.c."""
+
+BANNER = b"xl migration receiver ready, send binary domain data.\n"
+READY = b"domain received, ready to unpause\0"
+GO = b"domain is yours, you are cleared to unpause\0"
+REPORT = b"my copy unpause results are as follows\0"
+# What a receiving xl reports of a domain that it has not started: a byte that is no status of libxl's (xl sends its own 0xff then).
+NOT_STARTED = 255
+
+
+def receivers_words(status: int) -> bytes:
+    """All that a receiving xl writes to its standard output, to that status. GO behind one that is not 0 clears the sender to resume."""
+    return BANNER + READY + REPORT + bytes([status]) + (GO if status else b"")

@@ -1,0 +1,135 @@
+"""What this host keeps of a migration that it sends: for its journal, for whoever looks at what runs, for its hooks."""
+
+from __future__ import annotations
+
+import time
+
+from ..link.config import Config
+from ..link.engine import Phase, Stats
+from ..link.hooks import Role
+from ..link.journal import Journal, boot_id
+from ..link.live import Live
+from ..link.say import say
+from ..proto import limits, xlwords
+from ..proto.errors import StateError
+from ..proto.messages import Outcome, OutcomeState
+from ..proto.request import ReceiveRequest
+from .hooked import MigrationHooks
+
+PROGRAM = "xensecure"
+_EVENTS = {Phase.HEAD: "domain", Phase.READY: "ready", Phase.GO: "go", Phase.REPORT: "report"}
+
+
+class SourceRecord:
+    """One session's; nothing of it is needed for the domain to move, so what cannot be written is said once, and no more."""
+
+    def __init__(self, config: Config, hooks: MigrationHooks, *, checkpointed: bool) -> None:
+        self.peer = "the destination"
+        self._config = config
+        self._hooks = hooks
+        self._checkpointed = checkpointed
+        self._journal = Journal(config.state, Role.SOURCE)
+        self._session = b""
+        self._live: Live | None = None
+        self._start = time.monotonic()
+        self._complained = False
+        self._stats: Stats | None = None
+        self._domain = ""
+        self._status = -1
+        self._heard = False
+        self._not_started = False
+        self._losses = self._resumptions = 0
+
+    def begin(self, session_id: bytes, peer: str, address: str, request: ReceiveRequest) -> None:
+        """The session has an id."""
+        self.peer, self._session = peer, session_id
+        self._live = Live(self._config.run, session_id, role=Role.SOURCE, peer=peer)
+        self._note("start", peer=peer, address=address, request=request.arguments(), boot=boot_id())
+
+    def _note(self, event: str, **fields: object) -> None:
+        try:
+            self._journal.append(self._session, event, **fields)
+        except StateError as error:
+            if not self._complained:
+                say(PROGRAM, f"{error}; 'xensecurectl status' will not know of this migration")
+            self._complained = True
+
+    def phase(self, stats: Stats, domain: str) -> None:
+        """There is a new phase of xl's protocol."""
+        self._domain = domain
+        event = _EVENTS.get(stats.phase)
+        if event == "domain":
+            self._note(event, domain=domain)
+        elif event == "report":
+            self._note(event, status=stats.report_status)
+        elif event:
+            self._note(event, bytes=stats.taken[0])
+
+    def progress(self, stats: Stats, resumptions: int, *, reconnecting: bool) -> None:
+        """For whoever looks."""
+        if self._live is not None:
+            self._live.update(
+                domain=self._domain,
+                phase=stats.phase.name.lower(),
+                bytes=stats.channel_bytes[0],
+                resumptions=resumptions,
+                state="reconnecting" if reconnecting else "running",
+            )
+
+    def lost(self, why: str) -> None:
+        """The link is lost, and another is looked for."""
+        self._losses += 1
+        if self._losses <= limits.INTERRUPTIONS_MAX:
+            self._note("interrupted", why=why)
+
+    def resumed(self, times: int) -> None:
+        """There is another."""
+        self._resumptions = times
+        if self._losses <= limits.INTERRUPTIONS_MAX:
+            self._note("resumed")
+
+    def hears(self, outcome: Outcome) -> None:
+        """The destination's own word on how the session has ended."""
+        self._heard = True
+        self._note("peer", state=outcome.state.words, status=outcome.status, text=outcome.text)
+
+    def exits(self) -> None:
+        """The session was ended by the destination's EXIT."""
+        self._heard = True
+
+    def replays(self, status: int) -> None:
+        """That status is given to xl, and has not come over a link of the session."""
+        self._status = status
+        self._not_started = status == xlwords.NOT_STARTED
+
+    def has_seen(self, stats: Stats, head: bytes) -> None:
+        """The last word before the pump is closed."""
+        self._stats = stats
+        if self._status < 0:
+            self._status = stats.report_status
+        self._hooks.has_seen(stats, head, self._status)
+
+    def end(self, why: str) -> None:
+        """All is over. ``why``: what went wrong, in words."""
+        if self._session and self._stats is not None:
+            state = self._state(self._stats)
+            self._note(
+                "end",
+                domain=self._domain,
+                outcome=why or "moved",
+                state=state.words,
+                status=self._status if state is OutcomeState.REPORTED else 0,
+                heard=self._heard or self._stats.report_status >= 0,
+                bytes=self._stats.channel_bytes[0],
+                seconds=round(time.monotonic() - self._start, 1),
+                resumptions=self._resumptions,
+            )
+        if self._live is not None:
+            self._live.close()
+
+    def _state(self, stats: Stats) -> OutcomeState:
+        if self._checkpointed and stats.phase >= Phase.HEAD:
+            return OutcomeState.UNKNOWN
+        if self._status >= 0:
+            return OutcomeState.NOT_CLEARED if self._not_started else OutcomeState.REPORTED
+        return OutcomeState.CLEARED if stats.phase is Phase.GO else OutcomeState.NOT_CLEARED

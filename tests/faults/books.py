@@ -5,24 +5,28 @@ Each migration has a domain of its own name, so that several may be under way at
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import json
 import re
 import shlex
+import subprocess
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from tests.faults.proxy import Proxy
-from tests.pair import Pair
-from tests.xl.hosts import Running, XenHost
+from tests.pair import Host, Pair
+from tests.xl.hosts import Running
 
 _SETTLE = 20.0  # seconds in which processes and journal have to come to their end, once xl has
 _SUFFIXES = ("", "--incoming", "--migratedaway")
+_WELL = ("arrived", "moved")  # a journal's word for it, at the destination and at the source
+Entries = list[dict[str, Any]]
 
 
 class Verdict(StrEnum):
@@ -56,11 +60,12 @@ class Books:
         self._digest = hashlib.sha256(stream.read_bytes()).hexdigest()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self.journals = {host.name: Sessions(host) for host in (pair.source, pair.destination)}
 
     def start(self, proxy: Proxy, options: str = "", *, wait: float = 120.0) -> Migration:
         """Begin one through the relay. ``options``: of xensecure; ``wait``: seconds that it may take at most."""
         with self._lock:
-            name = f"g{next(self._numbers)}"
+            name = f"g{next(self._numbers):05}"  # as long as any other, so that the stream has its bytes where the others have them
             self.pair.source.xen.create_domain(name, self.stream)
             status = self.pair.source.folder / f"{name}.status"
             wrapper = self._wrapper(name, status, f"-vv -p {proxy.port} {options}")
@@ -85,11 +90,6 @@ class Books:
         """Whether the destination's copy was made of exactly the bytes of the stream."""
         return self.pair.destination.xen.digest(name) == self._digest
 
-    def journal(self, sessions: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """The destination's journal, by session."""
-        entries = self.pair.destination.journal()
-        return {session: [entry for entry in entries if entry["session"] == session] for session in sessions}
-
     def left_behind(self) -> list[str]:
         """What is still there when all has ended: processes and doors. Waits for them to go."""
         end = time.monotonic() + _SETTLE
@@ -111,12 +111,42 @@ class Books:
         """Take a domain out of the books of both hosts."""
         for xen in (self.pair.source.xen, self.pair.destination.xen):
             for suffix in _SUFFIXES:
-                if f"{name}{suffix}" in xen.domains():
-                    _destroy(xen, f"{name}{suffix}")
+                with contextlib.suppress(KeyError, FileNotFoundError):
+                    xen.destroy(f"{name}{suffix}")
 
 
-def _destroy(xen: XenHost, name: str) -> None:
-    xen.destroy(name)
+class Sessions:
+    """A host's journal, read as it grows."""
+
+    def __init__(self, host: Host) -> None:
+        self._path = host.state / "journal.jsonl"
+        self._read = 0
+        self._inode = 0
+        self._rest = b""
+        self._entries: dict[str, Entries] = {}
+        self._lock = threading.Lock()
+
+    def of(self, session: str) -> Entries:
+        """Its entries so far."""
+        with self._lock:
+            self._read_on()
+            return list(self._entries.get(session, []))
+
+    def _read_on(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                if self._path.stat().st_ino != self._inode:
+                    self._inode, self._read = self._path.stat().st_ino, 0  # it was rotated
+                file.seek(self._read)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        self._read += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            if line:
+                entry = json.loads(line)
+                self._entries.setdefault(entry["session"], []).append(entry)
 
 
 @dataclass
@@ -132,23 +162,25 @@ class Migration:
 
     def finish(self) -> Result:
         """Wait for its end, and look at everything."""
-        faults: list[str] = []
         try:
             xl = self.running.wait(max(0.1, self.begun + self.patience - time.monotonic())).status
-        except TimeoutError:
-            raise
-        except Exception as error:  # noqa: BLE001 - subprocess.TimeoutExpired: a verdict like any other
+        except subprocess.TimeoutExpired as error:
             self.running.kill()
             return Result(self.domain, Verdict.WRONG, [f"xl does not end: {error}"], self.running.stderr(), self.patience)
         seconds = time.monotonic() - self.begun
         own = self._own_status()
-        copies, journal = self._settled()
+        said = self.running.stderr()
+        sessions = list(dict.fromkeys(re.findall(r"session ([0-9a-f]{32})", said)))
+        copies = self._settled(sessions)
         arrived = xl == 0
-        faults += self._faults_of_books(copies, arrived=arrived)
-        faults += _faults_of_journal(journal, arrived=arrived)
+        faults = self._faults_of_books(copies, arrived=arrived)
+        if arrived and not sessions:
+            faults.append("no session in xensecure's words")
+        for session in sessions:
+            for host, journal in self.books.journals.items():
+                faults += _faults_of_journal(host, journal.of(session), arrived=arrived)
         if own is None or (own == 0) is not arrived:
             faults.append(f"xl's status is {xl}, xensecure's {own}")
-        said = self.running.stderr()
         faults += [word for word in ("Traceback", "internal error") if word in said]
         good = Verdict.SURVIVED if arrived else Verdict.GIVEN_UP
         return Result(self.domain, Verdict.WRONG if faults else good, faults, said if faults else "", seconds)
@@ -162,16 +194,13 @@ class Migration:
             time.sleep(0.01)
         return int(self.status.read_text())
 
-    def _settled(self) -> tuple[dict[str, str], dict[str, list[dict[str, Any]]]]:
-        """Copies and journal, when the destination has come to its end with every session of this migration."""
+    def _settled(self, sessions: list[str]) -> dict[str, str]:
+        """The copies, when the destination has come to its end with every session of this migration."""
         end = time.monotonic() + _SETTLE
-        sessions = dict.fromkeys(re.findall(r"session ([0-9a-f]{32})", self.running.stderr()))
-        while True:
-            journal = self.books.journal(sessions)
-            over = all(any(entry["event"] == "end" for entry in entries) for entries in journal.values())
-            if over or time.monotonic() > end:
-                return self.books.copies(self.domain), journal
+        journal = self.books.journals[self.books.pair.destination.name]
+        while not all(_is_over(journal.of(session)) for session in sessions) and time.monotonic() < end:
             time.sleep(0.02)
+        return self.books.copies(self.domain)
 
     def _faults_of_books(self, copies: dict[str, str], *, arrived: bool) -> list[str]:
         wanted = {f"{'destination' if arrived else 'source'}/{self.domain}": "running"}
@@ -181,15 +210,17 @@ class Migration:
         return faults
 
 
-def _faults_of_journal(journal: dict[str, list[dict[str, Any]]], *, arrived: bool) -> list[str]:
-    """What the destination's journal says that is not so."""
-    faults = [] if journal or not arrived else ["no session in xensecure's words"]
-    for session, entries in journal.items():
-        events = [entry["event"] for entry in entries]
-        ends = [entry for entry in entries if entry["event"] == "end"]
-        reports = [entry["status"] for entry in entries if entry["event"] == "report"]
-        if events.count("start") != 1 or len(ends) != 1:
-            faults.append(f"journal of {session}: {events}")
-        elif (ends[0]["outcome"] == "arrived") is not arrived or (0 in reports) is not arrived:
-            faults.append(f"journal of {session}: {ends[0]['outcome']}, reports {reports}")
-    return faults
+def _is_over(entries: Entries) -> bool:
+    return any(entry["event"] == "end" for entry in entries)
+
+
+def _faults_of_journal(host: str, entries: Entries, *, arrived: bool) -> list[str]:
+    """What a host's journal says of a session that is not so."""
+    events = [entry["event"] for entry in entries]
+    ends = [entry for entry in entries if entry["event"] == "end"]
+    reports = [entry["status"] for entry in entries if entry["event"] in ("report", "reported") and "status" in entry]
+    if events.count("start") != 1 or len(ends) != 1:
+        return [f"{host}'s journal: {events}"]
+    if (ends[0]["outcome"] in _WELL) is not arrived or (0 in reports) is not arrived:
+        return [f"{host}'s journal: {ends[0]['outcome']}, reports {reports}"]
+    return []

@@ -1,0 +1,224 @@
+"""The link cut everywhere: ``python -m tests.faults.sweep [--seed N] [--random 500] [--write-docs]`` (make faults).
+
+Three modes, each with two hosts of its own. *resumed*: one migration after the other is cut again and again, and has to arrive all the same.
+*given up*: nothing waits for a new link before GO, so that each cut ends a migration, and the domain has to run on at the source. *outage*: at GO and
+report no connection can be made for longer than the destination waits, and the source has to ask what became of its GO (S8, S9).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import secrets
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from tests.faults import tables
+from tests.faults.books import Books, Result, Verdict
+from tests.faults.hands import FINAL, SMALL, Hand, Recording, handshake_cuts, page_cuts, record, small_cuts
+from tests.faults.proxy import Cut, Proxy
+from tests.faults.units import Part, Way
+from tests.pair import Pair
+from tests.xl.stream import StreamSpec, make_stream
+from xensecure.proto.messages import FrameType
+
+_SILENCE = 2  # seconds; the least that the configuration takes
+_HANDSHAKE = 10  # seconds that a destination waits beside (S6)
+_STREAM = StreamSpec(4, seed=3)
+_PER_MIGRATION = 24  # cuts of the small phases
+_PAGES_PER_MIGRATION = 10
+_TRIES = 4  # migrations that a cut is dealt to before it counts as not to be reached
+_ADDRESSES = 12  # the relays call from so many, for a destination takes eight strangers of one at a time
+
+
+class Mode(StrEnum):
+    """What happens to a migration whose link is lost."""
+
+    RESUMED = "resumed"
+    GIVEN_UP = "given up"
+    OUTAGE = "outage"
+
+
+_WINDOWS = {Mode.RESUMED: 300, Mode.GIVEN_UP: 0, Mode.OUTAGE: 1}  # seconds: resume_window
+_OUTAGE = _WINDOWS[Mode.OUTAGE] + _SILENCE + _HANDSHAKE + 2.0
+
+
+def settings(mode: Mode) -> str:
+    """The configuration of both hosts."""
+    return f"[defaults]\nkeepalive = 1\nsilence = {_SILENCE}\nresume_window = {_WINDOWS[mode]}\nfinal_window = 300\n"
+
+
+@dataclass
+class Run:
+    """One migration, the cuts that it met, and how it came out."""
+
+    mode: Mode
+    cuts: list[Cut]
+    result: Result
+    connections: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Also WRONG: given up where it must not be, or the other way round."""
+        if self.result.verdict not in expected(self.mode, self.cuts):
+            return Verdict.WRONG
+        return self.result.verdict
+
+    def describe(self) -> str:
+        """For whoever has to find out."""
+        cuts = "; ".join(f"{cut.kind} {cut.way} at {cut.count} of {cut.unit or cut.part}{' of all' if cut.every else ''}" for cut in self.cuts)
+        return f"[{self.mode}] {self.result.domain}: {self.result.verdict}: {self.result.faults}; cuts: {cuts}\n{self.result.said}"
+
+
+def expected(mode: Mode, cuts: list[Cut]) -> set[Verdict]:
+    """How a migration with these cuts may come out."""
+    if not cuts:
+        return {Verdict.SURVIVED}
+    if mode is Mode.RESUMED:
+        return {Verdict.SURVIVED}
+    parts = {cut.part for cut in cuts}
+    if parts <= {Part.REPORT, Part.ENDING}:
+        return {Verdict.SURVIVED}
+    return {Verdict.SURVIVED, Verdict.GIVEN_UP} if Part.GO in parts else {Verdict.GIVEN_UP}
+
+
+@dataclass
+class Site:
+    """Two hosts of one mode, and what a migration between them looks like on the wire."""
+
+    mode: Mode
+    books: Books
+    recording: Recording
+    runs: list[Run] = field(default_factory=list)
+    _turn: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def proxy(self, hand: Hand) -> Proxy:
+        """A relay that plays a hand."""
+        with self._lock:
+            self._turn += 1
+            address = f"127.0.1.{1 + self._turn % _ADDRESSES}"
+        port = self.books.pair.destination.port
+        return Proxy(port, hand.plan, layout=self.recording.layout, on_cut=hand.on_cut, address=address)
+
+    def migrate(self, hand: Hand, options: str = "") -> Run:
+        """One migration that meets these cuts."""
+        with self.proxy(hand) as proxy:
+            result = self.books.start(proxy, options).finish()
+            run = Run(self.mode, list(hand.made), result, len(proxy.all))
+        if run.verdict is not Verdict.WRONG:
+            self.books.forget(result.domain)
+        self.runs.append(run)
+        return run
+
+
+@contextmanager
+def site(mode: Mode) -> Iterator[Site]:
+    """Two hosts that have met, and one migration that was recorded."""
+    with tempfile.TemporaryDirectory(prefix="xensecure-faults-") as folder:
+        stream = make_stream(Path(folder) / "stream", _STREAM)
+        extra = settings(mode)
+        with Pair(source_extra=extra, destination_extra=extra) as pair:
+            books = Books(pair, stream)
+            with Proxy(pair.destination.port) as proxy:
+                result = books.start(proxy).finish()
+                result.require(Verdict.SURVIVED)
+                recording = record(proxy)
+            books.forget(result.domain)
+            yield Site(mode, books, recording)
+
+
+class Sweep:
+    """Deals cuts to migrations until all have been made, or cannot be. ``say``: is told of every run that came out wrong."""
+
+    def __init__(self, place: Site, *, rng: random.Random, parallel: int, say: Callable[[str], None], seconds: float = 3600.0) -> None:
+        self.site, self.rng, self.parallel, self.say = place, rng, parallel, say
+        self.unreached: list[Cut] = []
+        self._until = time.monotonic() + seconds
+
+    def run(self, cuts: list[Cut], *, each: int, first: bool = False, options: Callable[[], str] = lambda: "", again: int = _TRIES) -> None:
+        """Make them all, ``each`` in one migration; those that were not reached are dealt again."""
+        for _ in range(again):
+            if not cuts or time.monotonic() > self._until:
+                break
+            self.rng.shuffle(cuts)
+            hands = [Hand(cuts[at : at + each], first=first) for at in range(0, len(cuts), each)]
+            with ThreadPoolExecutor(self.parallel) as pool:
+                list(pool.map(self._one, hands, [options() for _ in hands]))
+            cuts = [cut for hand in hands for cut in hand.left]
+        self.unreached += cuts
+
+    def _one(self, hand: Hand, options: str) -> None:
+        if time.monotonic() < self._until:
+            run = self.site.migrate(hand, options)
+            if run.verdict is Verdict.WRONG:
+                self.say(run.describe())
+
+
+def sweep_mode(mode: Mode, given: argparse.Namespace, rng: random.Random) -> tables.Outcome:
+    """One mode from beginning to end."""
+    with site(mode) as place:
+        parallel = given.parallel * (6 if mode is Mode.OUTAGE else 2 if mode is Mode.GIVEN_UP else 1)
+        sweep = Sweep(place, rng=rng, parallel=parallel, say=lambda words: print(words, flush=True))
+        recording = place.recording
+        if mode is Mode.RESUMED:
+            opening = [cut for cut in small_cuts(recording, rng, [Part.OPENING]) if cut.unit and cut.unit.type == FrameType.ACCEPT and cut.count <= 32]
+            small = small_cuts(recording, rng, SMALL) + opening + handshake_cuts(recording, rng, given.random // 4)
+            sweep.run(_thinned(small, given, rng), each=_PER_MIGRATION)
+            lanes = rng.choices(("", "", "-o lanes=2", "-o lanes=4"), k=1 << 10)
+            sweep.run(page_cuts(recording, rng, given.random, share=0.2), each=_PAGES_PER_MIGRATION, options=lanes.pop, again=12)
+        elif mode is Mode.GIVEN_UP:
+            cuts = small_cuts(recording, rng, [*SMALL, Part.OPENING]) + handshake_cuts(recording, rng, given.random // 4)
+            cuts += [replace(cut, every=True) for cut in page_cuts(recording, rng, given.random // 5, share=1.0)]
+            sweep.run(_thinned(cuts, given, rng), each=1, first=True)
+        else:
+            cuts = [replace(cut, seconds=_OUTAGE) for cut in small_cuts(recording, rng, FINAL)]
+            sweep.run(_thinned(cuts, given, rng), each=1)
+        left = place.books.left_behind()
+        for words in left:
+            print(f"[{mode}] left behind: {words}", flush=True)
+        return tables.Outcome(str(mode), tables.rows(place.runs), len(sweep.unreached), left)
+
+
+def _thinned(cuts: list[Cut], given: argparse.Namespace, rng: random.Random) -> list[Cut]:
+    return cuts if given.every == 1 else rng.sample(cuts, max(1, len(cuts) // given.every))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Sweep as the command line says; 1 if anything came out wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
+    parser.add_argument("--random", type=int, default=500, metavar="N", help="cuts in the pages (and a quarter of that in the key exchange)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N of the small phases' bytes only, by the seed")
+    parser.add_argument("--mode", type=Mode, action="append", choices=list(Mode), help="one or more of them")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="migrations at once; some times that where they mostly wait")
+    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/reliability.md")
+    given = parser.parse_args(arguments)
+    print(f"seed {given.seed}", flush=True)
+    begun = time.monotonic()
+    outcomes = []
+    for mode in given.mode or list(Mode):
+        outcomes.append(sweep_mode(mode, given, random.Random(f"{given.seed} {mode}")))
+        print(tables.markdown(outcomes[-1:]), flush=True)
+    took = time.monotonic() - begun
+    tables.BUILD.mkdir(exist_ok=True)
+    report = {"seed": given.seed, "seconds": round(took), "outcomes": [outcome.as_dict() for outcome in outcomes]}
+    (tables.BUILD / "faults.json").write_text(json.dumps(report, indent=1) + "\n")
+    wrong = sum(row.wrong for outcome in outcomes for row in outcome.rows) + sum(len(outcome.left) for outcome in outcomes)
+    print(f"{took:.0f} s; wrong: {wrong}")
+    if given.write_docs:
+        tables.write("sweep", tables.markdown(outcomes) + f"\nSeed {given.seed}, {took / 60:.0f} minutes.\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,9 +53,14 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 
 class Host:
-    """One host: a folder with configuration, state and books. ``extra``: more TOML for the configuration; ``xl``: another program for xl."""
+    """One host: a folder with configuration, state and books.
 
-    def __init__(self, folder: Path, name: str, *, extra: str = "", xl: Path | None = None, address: str = "127.0.0.1") -> None:
+    ``extra``: more TOML for the configuration; ``xl``: another program for xl; ``resume_window``: seconds, None for xensecure's own default.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, *, extra: str = "", xl: Path | None = None, address: str = "127.0.0.1", resume_window: int | None = 0
+    ) -> None:
         self.folder = folder
         self.name = name
         self.address = address
@@ -64,10 +69,14 @@ class Host:
         self.xl = xl or self.xen.xl_wrapper()
         self.config = folder / "xensecure.toml"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.resume_window = resume_window
         self.configure(extra)
 
     def configure(self, extra: str = "") -> None:
         """Write the configuration."""
+        if self.resume_window is not None:
+            head, _, tail = extra.partition("[defaults]\n")
+            extra = f"{head}[defaults]\nresume_window = {self.resume_window}\n{tail}"
         self.config.write_text(
             f"""\
 [paths]
@@ -244,17 +253,27 @@ def transports(xl: int) -> list[int]:
 
 
 class Pair:
-    """A source (hv1) and a destination (hv2) that have met, and the destination's daemons running."""
+    """A source (hv1) and a destination (hv2) that have met, and the destination's daemons running.
+
+    ``resume_window``: 0, so that a lost link ends what is tested at once; for the tests of lost links something else.
+    """
 
     def __init__(
-        self, *, source_extra: str = "", destination_extra: str = "", met: bool = True, xl: Path | None = None, address: str = "127.0.0.1"
+        self,
+        *,
+        source_extra: str = "",
+        destination_extra: str = "",
+        met: bool = True,
+        xl: Path | None = None,
+        address: str = "127.0.0.1",
+        resume_window: int | None = 0,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="xensecure-test-"))
         self.folder.chmod(0o755)  # the receivers' user has to reach the launcher's socket
         (self.folder / "hv1").mkdir()
         (self.folder / "hv2").mkdir()
-        self.source = Host(self.folder / "hv1", "hv1", extra=source_extra)
-        self.destination = Host(self.folder / "hv2", "hv2", extra=destination_extra, xl=xl, address=address)
+        self.source = Host(self.folder / "hv1", "hv1", extra=source_extra, resume_window=resume_window)
+        self.destination = Host(self.folder / "hv2", "hv2", extra=destination_extra, xl=xl, address=address, resume_window=resume_window)
         try:
             self.source.ctl("init")
             self.destination.ctl("init")

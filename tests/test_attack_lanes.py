@@ -151,8 +151,9 @@ def test_connection_goes_to_its_session(keeper: Keeper) -> None:
         with near, far:
             socket.send_fds(sock, [launcher.push_empty(Kind.SURRENDER)], [far.fileno()])
             packet, (descriptor,) = packets.receive(5, descriptors=1)
-            given = launcher.pull_lane(packet)
-            assert (given.send, given.receive) == (keys.receive, keys.send)
+            given = launcher.Lane.pull(packet)
+            assert not given.resumes
+            assert (given.keys.send, given.keys.receive) == (keys.receive, keys.send)
             with socket.socket(fileno=descriptor) as same:
                 near.send(b"!")
                 assert same.recv(1) == b"!"
@@ -201,7 +202,8 @@ def test_migration_does_not_become_a_join(keeper: Keeper) -> None:
 def test_receiver_speaks_as_a_keeper(keeper: Keeper, kind: Kind) -> None:
     """What keepers say to each other is nonsense from a receiver: its session ends."""
     with session(keeper) as (packets, _):
-        packets.send({Kind.JOIN: launcher.push_join("hv1"), Kind.LANE: launcher.push_lane(fresh_keys()[1])}.get(kind, launcher.push_empty(kind)))
+        whole = {Kind.JOIN: launcher.Join("hv1", resumes=True).push(), Kind.LANE: launcher.Lane(fresh_keys()[1], resumes=True).push()}
+        packets.send(whole.get(kind, launcher.push_empty(kind)))
         packet, _ = packets.receive(5)
         while packet:
             assert launcher.kind_of(packet) is Kind.EXITED
@@ -226,16 +228,17 @@ def test_lane_without_a_question(keeper: Keeper) -> None:
     """At the session's door a connection is taken from a visitor whose question was answered with yes, and from no other."""
     with session(keeper) as (packets, session_id):
         door = keeper.host.folder / "run" / "sessions" / session_id.hex()
-        for first in (b"", launcher.push_join("hv3"), launcher.push_join("hv1")):
+        ours = launcher.Join("hv1", resumes=False).push()
+        for first in (b"", launcher.Join("hv3", resumes=False).push(), launcher.Join("hv3", resumes=True).push(), ours):
             with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as visitor, socket.socket() as given:
                 visitor.settimeout(5)
                 visitor.connect(str(door))
                 if first:
                     visitor.send(first)
                     granted = launcher.kind_of(visitor.recv(_PACKET)) is Kind.GRANTED
-                    assert granted == (first == launcher.push_join("hv1"))
+                    assert granted == (first == ours)
                 with contextlib.suppress(BrokenPipeError):
-                    socket.send_fds(visitor, [launcher.push_lane(fresh_keys()[1])], [given.fileno()])
+                    socket.send_fds(visitor, [launcher.Lane(fresh_keys()[1], resumes=False).push()], [given.fileno()])
                 assert refused_or_gone(visitor)
         packet, (descriptor,) = packets.receive(5, descriptors=1)
         os.close(descriptor)
@@ -264,9 +267,10 @@ def test_door_is_roots(keeper: Keeper) -> None:
 
 
 def test_hello_without_its_id(keeper: Keeper) -> None:
-    """JOIN without an id, or a migration with one, is no hello."""
+    """JOIN, RESUME and QUERY without an id, or a migration with one, are no hello."""
     world = keeper.world
-    for purpose, session_id in ((Purpose.JOIN, b""), (Purpose.JOIN, bytes(15)), (Purpose.JOIN, bytes(17)), (Purpose.MIGRATE, bytes(16))):
+    wrong = [(purpose, bytes(length)) for purpose in (Purpose.JOIN, Purpose.RESUME, Purpose.QUERY) for length in (0, 15, 17)]
+    for purpose, session_id in (*wrong, (Purpose.MIGRATE, bytes(16))):
         exchange = Exchange(world, source=world.source_handshake(hello=SourceHello(purpose, world.hello().key_id, session_id=session_id)))
         exchange.run()
         assert "malformed SOURCE_HELLO" in str(exchange.destination_error)

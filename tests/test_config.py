@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from xensecure.link.config import HOST_KEYS, SCHEMA, Config, HostOptions, load_config, with_option
+from xensecure.proto import limits
 from xensecure.proto.errors import ConfigurationError, UsageError
 
 SAMPLE = Path(__file__).parent.parent / "packaging/xensecure.toml"
@@ -30,8 +31,10 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "quiet": ({"true": True, "false": False}, ['"yes"', "1", "[]"]),
     "verbose": ({"0": 0, "3": 3}, ["4", "-1", "true", '"1"']),
     "connect_timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"10"', "true"]),
-    "keepalive": ({"1": 1, "59": 59}, ["0", "3601", "0.5", "false"]),
+    "keepalive": ({"1": 1, "14": 14}, ["0", "3601", "0.5", "false"]),
     "silence": ({"6": 6, "86400": 86400}, ["1", "86401", "false", '"60"']),
+    "resume_window": ({"0": 0, "86400": 86400}, ["-1", "86401", "true", '"60"', '"endless"']),
+    "final_window": ({"1": 1, "86400": 86400, '"endless"': limits.ENDLESS_SECONDS}, ["0", "-1", "true", '"60"', '"ENDLESS"', "1000000001"]),
     "lanes": ({"1": 1, "8": 8}, ["0", "9", "-1", "true", '"4"', "2.0"]),
     "compress": ({'"off"': "off", '"auto"': "auto", '"zstd"': "zstd"}, ["true", "1", '"on"', '"ZSTD"', "[]"]),
     "bwlimit": (
@@ -203,8 +206,8 @@ def test_host_names(file: Path) -> None:
         ("[host]\nhv2.port = 0\n", 2, "'port' must be"),
         ('[paths]\n"state" = 5\n', 2, "'state' must be"),
         ("[trust]\nca = '/a'\nmode = 'ca'\n", 3, "needs 'ca', 'certificate' and 'key'"),
-        ("[defaults]\nkeepalive = 60\n", 2, "less than 'silence' (60 s)"),
-        ("[defaults]\nkeepalive = 30\n[host.hv2]\nsilence = 20\n", 4, "'keepalive' (30 s) must be less"),
+        ("[defaults]\nkeepalive = 60\n", 2, "less than 'silence' (15 s)"),
+        ("[defaults]\nkeepalive = 12\n[host.hv2]\nsilence = 10\n", 4, "'keepalive' (12 s) must be less"),
     ],
 )
 def test_structure(file: Path, text: str, place: int, words: str) -> None:

@@ -117,7 +117,7 @@ def test_port_of_somebody_else(well: Pair, tmp_path: Path) -> None:
     """Another program on the port is no receiver, and is not waited for longer than connect_timeout."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = (f"port = {well.source.port}", f"port = {other.getsockname()[1]}")
-        config = other_config(well.source, tmp_path, port, extra="[defaults]\nconnect_timeout = 1\n")
+        config = other_config(well.source, tmp_path, port, ("[defaults]\n", "[defaults]\nconnect_timeout = 1\n"))
         done = well.source.ctl("--config", config, "doctor", status=4)
     assert "the peer did not answer in time" in done.stderr
 

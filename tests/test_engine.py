@@ -52,6 +52,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 SOURCE_KEY, SOURCE_IV = bytes(range(32)), bytes(range(64, 76))
+FRAME_TYPES = (*range(1, 10), 12)  # section 4
 DESTINATION_KEY, DESTINATION_IV = bytes(range(128, 160)), bytes(range(192, 204))
 
 
@@ -124,7 +125,7 @@ def test_same_frames(engine: ModuleType, ratchet_blocks: int, backend: str) -> N
     ):
         sender, receiver = frames.Direction(key, iv, ratchet_blocks), frames.Direction(key, iv, ratchet_blocks)
         for size in SIZES + [rng.randrange(2**14) for _ in range(100)]:
-            kind, channel, offset = rng.randrange(1, 13), rng.randrange(3), rng.randrange(2**64)
+            kind, channel, offset = rng.choice(FRAME_TYPES), rng.randrange(3), rng.randrange(2**64)
             payload = rng.randbytes(size)
             frame = ends[role].seal(kind, channel, offset, payload)
             assert frame == sender.seal(kind, channel, offset, payload)

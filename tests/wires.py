@@ -40,7 +40,8 @@ class Wire:
                     if not data:
                         poll.unregister(number)
                         del own[number]
-                        other[number].shutdown(socket.SHUT_WR)
+                        if not self._stalled:
+                            other[number].shutdown(socket.SHUT_WR)
                         continue
                     if not self._stalled:
                         other[number].sendall(self._changed(data) if own[number] is self._ends[0] else data)
@@ -60,6 +61,11 @@ class Wire:
         """Let nothing through any more, and tell nobody."""
         self._stalled = True
 
+    def cut_near(self) -> None:
+        """End it for the source alone."""
+        with contextlib.suppress(OSError):
+            self._ends[0].shutdown(socket.SHUT_WR)
+
     def cut(self) -> None:
         """End it, in both directions."""
         for sock in self._ends:
@@ -73,6 +79,8 @@ class Wires:
     def __init__(self, port: int) -> None:
         self._target = port
         self.all: list[Wire] = []
+        self.refusing = False  # what comes is closed at once
+        self.refused = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=16)
         # So that the kernel holds little on the way: a wire that is slow is then slow for its source.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
@@ -84,9 +92,21 @@ class Wires:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                if self.refusing:
+                    self.refused += 1
+                    near.close()
+                    continue
                 far = socket.create_connection(("127.0.0.1", self._target))
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
                 self.all.append(Wire(near, far))
+
+    def cut_last(self) -> None:
+        """End the newest."""
+        self.all[-1].cut()
+
+    def spoil_last(self) -> None:
+        """Change a bit of what comes next over the newest from the source."""
+        self.all[-1].spoil = True
 
     def wait(self, count: int) -> None:
         """Until there are so many."""

@@ -35,6 +35,13 @@ def run(program: str, main: Callable[[], int], *, failure_status: int | None = N
         return failure_status or 70  # EX_SOFTWARE of sysexits(3)
 
 
+def out(text: str) -> None:
+    """One line on stdout, all of it or an error."""
+    data = memoryview(f"{text}\n".encode())
+    while data:
+        data = data[os.write(1, data) :]
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with one line for a wrong command line, as for every other error."""
 

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import sys
 import time
@@ -22,23 +21,20 @@ from ..proto import limits
 from ..proto.errors import StateError, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
-from .common import parser, run
+from .common import out, parser, run
 from .doctor import examine
+from .history import history
+from .resume import resume
+from .status import status
 
 PROGRAM = "xensecurectl"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _out(text: str) -> None:
-    data = memoryview(f"{text}\n".encode())
-    while data:
-        data = data[os.write(1, data) :]
-
-
 def _init(config: Config, _chosen: argparse.Namespace) -> int:
     made = make_identity(config)
     pin = load_credentials(config).pin.hex()
-    _out(f"{config.name}: {'new identity' if made else 'identity was there already'} in {config.state}\npin {pin}")
+    out(f"{config.name}: {'new identity' if made else 'identity was there already'} in {config.state}\npin {pin}")
     return 0
 
 
@@ -47,7 +43,7 @@ def _invite(config: Config, chosen: argparse.Namespace) -> int:
         raise UsageError(f"--address is given {len(chosen.address)} times; a token has room for at most {limits.ADDRESSES_MAX} addresses")
     addresses = tuple(chosen.address) if chosen.address else default_addresses(config)
     token = make_token(config, ttl=_seconds(chosen.ttl), addresses=addresses)
-    _out(token.encode())
+    out(token.encode())
     until = _moment(token.expiry)
     say(PROGRAM, f"works once, until {until}; on the other host: xensecurectl join TOKEN (or '-' and paste it, so that it stands in no process list)")
     return 0
@@ -70,7 +66,7 @@ def _withdraw(config: Config, _chosen: argparse.Namespace) -> int:
     peers = Peers(config)
     with peers.locked():
         count = peers.withdraw_open()
-    _out(f"{count} tokens that nobody has used yet work no more")
+    out(f"{count} tokens that nobody has used yet work no more")
     return 0
 
 
@@ -83,7 +79,7 @@ def _join(config: Config, chosen: argparse.Namespace) -> int:
 
 def _met(peer: Peer, config: Config) -> int:
     where = ", ".join(peer.contact.addresses)
-    _out(f"{config.name} and {peer.name} ({where}, port {peer.contact.port}) share a link key now; try: xl migrate -s xensecure DOMAIN {peer.name}")
+    out(f"{config.name} and {peer.name} ({where}, port {peer.contact.port}) share a link key now; try: xl migrate -s xensecure DOMAIN {peer.name}")
     return 0
 
 
@@ -96,13 +92,13 @@ def _peers(config: Config, chosen: argparse.Namespace) -> int:
     stored = Peers(config)
     peers, damaged = stored.all(), stored.damaged()
     if chosen.json:
-        _out(json.dumps([_described(peer) for peer in peers]))
+        out(json.dumps([_described(peer) for peer in peers]))
     elif not peers and not damaged:
-        _out("no peers yet; 'xensecurectl invite' on one host, 'xensecurectl join TOKEN' on the other")
+        out("no peers yet; 'xensecurectl invite' on one host, 'xensecurectl join TOKEN' on the other")
     for peer in peers if not chosen.json else []:
         generation = "/".join(str(key.generation) for key in peer.keys)
         where = f"{','.join(peer.contact.addresses):30} port {peer.contact.port:<6}"
-        _out(f"{peer.name:20} {where} key generation {generation}, {_age(peer.rotated or peer.since)} old")
+        out(f"{peer.name:20} {where} key generation {generation}, {_age(peer.rotated or peer.since)} old")
     return StateError.exit_code if damaged else 0
 
 
@@ -134,11 +130,11 @@ def _show(config: Config, chosen: argparse.Namespace) -> int:
     else:
         shown = _described(_known(config, chosen.host))
     if chosen.json:
-        _out(json.dumps(shown))
+        out(json.dumps(shown))
         return 0
     shown.update({name: _moment(moment) for name, moment in shown.items() if name in ("since", "rotated") and isinstance(moment, int)})
     for name, value in shown.items():
-        _out(f"{name}: {_plain(value)}")
+        out(f"{name}: {_plain(value)}")
     return 0
 
 
@@ -159,7 +155,7 @@ def _known(config: Config, host: str) -> Peer:
 
 def _rotate(config: Config, chosen: argparse.Namespace) -> int:
     peer = rotate(config, chosen.host)
-    _out(f"{config.name} and {peer.name} share a new link key, generation {peer.keys[-1].generation}; the old one is gone on both hosts")
+    out(f"{config.name} and {peer.name} share a new link key, generation {peer.keys[-1].generation}; the old one is gone on both hosts")
     return 0
 
 
@@ -169,14 +165,14 @@ def _forget(config: Config, chosen: argparse.Namespace) -> int:
     name = chosen.host if peers.has_file(chosen.host) else _known(config, chosen.host).name
     with peers.locked():
         peers.forget(name)
-    _out(f"{name} is forgotten here: nothing it sends is accepted any more; run 'xensecurectl forget {config.name}' there too")
+    out(f"{name} is forgotten here: nothing it sends is accepted any more; run 'xensecurectl forget {config.name}' there too")
     return 0
 
 
 def _doctor(config: Config, _chosen: argparse.Namespace) -> int:
     found, problems = examine(config)
     for line in found:
-        _out(line)
+        out(line)
     for problem in problems:
         say(PROGRAM, problem)
     return StateError.exit_code if problems else 0
@@ -214,8 +210,26 @@ def _arguments() -> argparse.ArgumentParser:
         ("forget", _forget, "end the trust in a peer on this host"),
     ):
         add(name, body, text).add_argument("host", metavar="HOST", help="a peer's name or address")
+    for name, body, text in (
+        ("status", status, "say what runs, and where a domain is: on what evidence, and what sets it right"),
+        ("history", history, "list the migrations of this host"),
+    ):
+        command = add(name, body, text)
+        command.add_argument("domain", nargs="?", metavar="DOMAIN", help="a domain's name")
+        command.add_argument("--json", action="store_true", help="for programs")
+        if name == "history":
+            command.add_argument("-n", dest="number", type=_count, default=20, metavar="N", help="the newest N (default 20; 0: all)")
+    bring = add("resume", resume, "let a domain run again that a migration has left suspended here, if it runs nowhere else")
+    bring.add_argument("domain", metavar="DOMAIN", help="its own name, without --migratedaway")
+    bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
     add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
     return options
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of migrations")
+    return int(text)
 
 
 def _address(text: str) -> str:

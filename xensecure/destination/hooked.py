@@ -54,9 +54,10 @@ class SessionHooks:
             if wish is Wish.ASKED:
                 raise RefusedError(str(error), Reason.NOT_ALLOWED) from None
 
-    def fence(self, reason: str) -> None:
+    def fence(self, reason: str, domain: str) -> None:
         """Have the source fenced off; HookError if a hook cannot. ``reason``: why it is taken for dead."""
-        ask(self._config, Point.FENCE, replace(self._timed(), reason=reason), self._program)
+        facts = replace(self._timed(), reason=reason, domain=self._facts.domain or domain)
+        ask(self._config, Point.FENCE, facts, self._program)
 
     def _timed(self) -> Facts:
         return replace(self._facts, seconds=time.monotonic() - self._start)

@@ -14,7 +14,7 @@ from ..link import hooks as points
 from ..link.config import Config
 from ..link.engine import wipe
 from ..link.hooks import Facts, Role
-from ..link.journal import Journal, boot_id, find
+from ..link.journal import Journal, boot_id, entries, find
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
@@ -146,10 +146,16 @@ class Keeper:
         word = launcher.pull_outcome(packet)
         outcome = self._outcome(verdict)
         if outcome.state is not OutcomeState.UNKNOWN and word.state is not OutcomeState.GOING_ON:
+            self._keep(verdict.hello.session_id, word)
+        self._packets.send(launcher.push_outcome(outcome))
+
+    def _keep(self, session_id: bytes, word: Outcome) -> None:
+        """The source's word, in the journal; a peer can say it as often as it likes, and a disk is finite."""
+        said = sum(entry["event"] == "peer" for entry in entries(self._config.state, session_id))
+        if said < limits.PEER_WORDS_MAX:
             with contextlib.suppress(StateError):  # a full disk costs the note, not the answer
                 fields = {"state": word.state.words, "status": word.status, "text": word.text}
-                Journal(self._config.state, Role.DESTINATION).append(verdict.hello.session_id, "peer", **fields)
-        self._packets.send(launcher.push_outcome(outcome))
+                Journal(self._config.state, Role.DESTINATION).append(session_id, "peer", **fields)
 
     def _hand_over(self, verdict: Verdict, visit: Visit, *, resumes: bool) -> None:
         """Let the receiver prove us to the source and give the connection up; then pass it on."""
@@ -166,8 +172,11 @@ class Keeper:
             visit.give(lane, descriptors[0])
             for secret in (lane, keys.send.key, keys.send.iv, keys.receive.key, keys.receive.iv):
                 wipe(secret)
-            what = "a new connection resumes" if resumes else "one more connection for"
-            say(PROGRAM, f"{verdict.name} ({self._address}): {what} session {verdict.hello.session_id.hex()}")
+            session = verdict.hello.session_id.hex()
+            if resumes:
+                say(PROGRAM, f"{verdict.name} ({self._address}): a new connection resumes session {session}")
+            else:
+                say(PROGRAM, f"{verdict.name} ({self._address}): one more connection for session {session}")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

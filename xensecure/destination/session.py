@@ -28,7 +28,7 @@ PROGRAM = "xensecure-launcher"
 _DRAIN_PIECE = 1 << 16  # bytes
 # xl's last words to the source (xl_migrate.c, migrate_receive): the status byte follows. 0: the domain runs here.
 _REPORT = b"my copy unpause results are as follows\0"
-_FENCE_SECONDS = 30.0  # from a fence that failed to the next try: an operator reads the log meanwhile, or the power switch comes back
+_FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
 
 
 class Session:
@@ -131,7 +131,7 @@ class Session:
             return
         if self._request.checkpointed and not self._refused and self._went_on:
             try:
-                self._hooks.fence(self._lost or "the source ended its checkpoints")
+                self._hooks.fence(self._lost or "the source ended its checkpoints", self._domain)
             except HookError as error:
                 say(PROGRAM, f"session {self._id.hex()}: {error}; no failover before the source is fenced off, next try in {_FENCE_SECONDS:.0f} s")
                 self._fence_at = time.monotonic() + _FENCE_SECONDS
@@ -212,10 +212,13 @@ class Session:
         self._interruptions += interrupted
         self._resumptions += not interrupted
         self._live.update(state="reconnecting" if interrupted else "running")
-        what = f"its link is lost: {note.why}; waiting for the source" if interrupted else "it goes on over a new link"
-        say(PROGRAM, f"session {self._id.hex()}: {what}")
-        if self._interruptions <= limits.INTERRUPTIONS_MAX:
-            self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
+        if max(self._interruptions, self._resumptions) > limits.INTERRUPTIONS_MAX:
+            return  # a receiver that was taken over must not fill log and journal
+        if interrupted:
+            say(PROGRAM, f"session {self._id.hex()}: its link is lost ({note.why}); waiting for the source")
+        else:
+            say(PROGRAM, f"session {self._id.hex()}: goes on over a new link")
+        self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
 
     def _reached(self, note: Note) -> None:
         if note.milestone in self._heard:

@@ -213,7 +213,8 @@ class Record:
     """One session as this host's journal has it, in one role.
 
     ``started``, ``ended``: seconds since 1970, 0 if not written; ``go``: GO had come (been sent); ``report``: xl's status byte; ``state``: of
-    STATES, "going on" without an ``end``; ``outcome``: how it ended, in words; ``why``: what went wrong last; ``boot``: the host's at ``start``.
+    STATES, "going on" without an ``end``; ``heard``: a source has the destination's own word on that; ``outcome``: how it ended, in words;
+    ``why``: what went wrong last; ``boot``: the host's at ``start``.
     """
 
     session: str
@@ -232,6 +233,7 @@ class Record:
     why: str = ""
     refused: bool = False
     xl: str = ""
+    heard: bool = False
     resumptions: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -296,7 +298,7 @@ def _fold(record: Record, entry: Entry) -> Record:
 
 _ALWAYS = {"domain": str, "bytes": int}
 _START = {"peer": str, "address": str, "boot": str}
-_END = {"outcome": str, "xl": str, "seconds": float, "resumptions": int}
+_END = {"outcome": str, "xl": str, "seconds": float, "resumptions": int, "heard": bool}
 
 
 def _fold_end(record: Record, entry: Entry, moment: float) -> Record:
@@ -327,7 +329,7 @@ def _given(entry: Entry, kinds: Mapping[str, type]) -> dict[str, Any]:
     found = {}
     for name, kind in kinds.items():
         value = entry.get(name)
-        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
         if fits and value != "":
             found[name] = value
     return found

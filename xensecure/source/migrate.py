@@ -23,6 +23,7 @@ from .progress import Progress
 from .record import SourceRecord
 from .resume import resume_session, shortened
 from .session import Ended, Makers, Session
+from .settle import settle
 from .tuning import agreed_compression
 
 PROGRAM = "xensecure"
@@ -41,6 +42,8 @@ def migrate(config: Config, job: Job) -> int:
         raise
     record.end(ended.why)
     hooks.after(ended.why)
+    if ended.status == 0:
+        settle(config, record.peer)
     return ended.status
 
 

@@ -29,7 +29,8 @@ _ABORT_SECONDS = 2.0
 _LOOK_SECONDS = 1.0  # between two looks at the time while there is no link, and at what runs
 _WORDS_SECONDS = 5.0  # for xl to take what is left for it: it waits for nothing else
 _TAKEN_SECONDS = 0.02  # between two looks whether xl has taken what had come before the loss
-_STDOUT = 1
+_GO_SECONDS = 10.0  # from "ready" to GO xl renames its domain and writes
+_STDIN, _STDOUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ class Session:
         self._lost_at = 0.0
         self._why = ""
         self._is_told_off = False
-        self._heard_before = (-1, -1)
+        self._heard_before = -1
+        self._counts_from = self._linked_at = 0.0
         self.resumptions = 0
         window = min(accept.window0, limits.REMUS_WINDOW if job.request.checkpointed else limits.WINDOW)
         self._pump = Pump(
             PumpOptions(
                 side=Side.SOURCE,
-                channels=(0, _STDOUT, 2),
+                channels=(_STDIN, _STDOUT, 2),
                 wake=stop.wake,
                 send_windows=(window, 0, 0),
                 receive_windows=(0, limits.BACK_WINDOW, limits.BACK_WINDOW),
@@ -103,7 +105,10 @@ class Session:
             while ended is None:
                 ended = self._step(self._wait() if self._is_told_off else self._pump.run(self._patience()))
             return ended
-        except XensecureError:
+        except XensecureError as error:
+            taken_back = self._take_back(str(error))
+            if taken_back is not None:
+                return taken_back
             self._progress.failed(self._pump.stats())
             raise
         finally:
@@ -117,7 +122,7 @@ class Session:
         if not self._lost_at:
             return min(self._progress.interval, _LOOK_SECONDS)
         stats = self._pump.stats()
-        left = self._lost_at + self._window(stats) - time.monotonic()
+        left = self._counts_from + self._window(stats) - time.monotonic()
         return _TAKEN_SECONDS if _is_undelivered(stats) or _is_reported(stats) else max(0.0, min(_LOOK_SECONDS, left))
 
     def _wait(self) -> Event:
@@ -168,9 +173,9 @@ class Session:
                 self._pump.abort(Reason.PROTOCOL, self._why, _ABORT_SECONDS)
             raise LinkLostError(f"link lost: {self._why}; {self._where_is_it(stats)}")
         self._lanes.all_lost()
-        heard = (stats.delivered[0], stats.channel_bytes[1] + stats.channel_bytes[2])
-        if heard != self._heard_before:
-            self._lost_at = time.monotonic()
+        self._lost_at = time.monotonic()
+        if _heard(stats) != self._heard_before or self._lost_at - self._linked_at >= self._options.silence:
+            self._counts_from = self._lost_at
         self._start_resumption(stats)
 
     def _start_resumption(self, stats: Stats) -> None:
@@ -190,7 +195,7 @@ class Session:
         self._is_told_off = True
         if not self._lost_at:
             self._why = why
-            self._lost_at = time.monotonic()
+            self._lost_at = self._counts_from = time.monotonic()
             self._lanes.all_lost()
             self._start_resumption(stats)
 
@@ -199,7 +204,8 @@ class Session:
 
     def _without_link(self, stats: Stats) -> Ended | None:
         """One look at what has come of the attempts, and at the time."""
-        if _is_undelivered(stats) and time.monotonic() < self._lost_at + self._window(stats) + _WORDS_SECONDS:
+        deadline = self._counts_from + self._window(stats)
+        if _is_undelivered(stats) and time.monotonic() < deadline + _WORDS_SECONDS:
             return None  # what had come before the loss is xl's
         if _is_reported(stats):
             return self._reported(stats)
@@ -208,7 +214,7 @@ class Session:
             self._resume(result)
         elif result is not None:
             return self._on_outcome(result, stats)
-        elif time.monotonic() >= self._lost_at + self._window(stats):
+        elif time.monotonic() >= deadline:
             return self._give_up(stats)
         return None
 
@@ -220,8 +226,7 @@ class Session:
             connection.channel.close()
             self._resumption = Resumption(self._makers.resume, wake=self._stop.ring)
             return
-        stats = self._pump.stats()
-        self._heard_before = (stats.delivered[0], stats.channel_bytes[1] + stats.channel_bytes[2])
+        self._linked_at, self._heard_before = time.monotonic(), _heard(self._pump.stats())
         self._resumption, self._lost_at = None, 0.0
         self.resumptions += 1
         say(PROGRAM, f"connected again after {seconds:.1f} s; the migration goes on")
@@ -247,6 +252,16 @@ class Session:
         if stats.phase is Phase.GO and not _is_cleared(stats):
             return self._replay(xlwords.NOT_STARTED, said)
         raise LinkLostError(f"{said}; {self._where_is_it(stats)}")
+
+    def _take_back(self, why: str) -> Ended | None:
+        """Where all is over between "ready" and GO: take xl's GO, which goes nowhere, and have it resume its domain; None if it does not come.
+
+        An end of its pipes would leave xl with a domain that it has suspended, and can neither start there nor resume here.
+        """
+        stats = self._pump.stats()
+        if self._checkpointed or stats.phase is not Phase.READY or _is_undelivered(stats):
+            return None
+        return self._replay(xlwords.NOT_STARTED, why) if _read_go() else None
 
     def _replay(self, status: int, why: str) -> Ended:
         """Give xl what it has not yet got of the destination's words (S9)."""
@@ -284,6 +299,9 @@ class Session:
         why = ""
         if stats.phase is not Phase.REPORT:
             why = f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}"
+            taken_back = self._take_back(why)
+            if taken_back is not None:
+                return taken_back
         elif stats.report_status != 0:
             why = f"xl there reports status {stats.report_status}"
         if why:
@@ -317,12 +335,31 @@ def _is_cleared(stats: Stats) -> bool:
     return stats.phase is Phase.GO and stats.channel_bytes[0] == stats.taken[0]
 
 
+def _heard(stats: Stats) -> int:
+    """What grows with everything new that comes from the destination."""
+    return stats.delivered[0] + stats.channel_bytes[1] + stats.channel_bytes[2]
+
+
 def _is_undelivered(stats: Stats) -> bool:
     return any(stats.channel_bytes[channel] > stats.delivered[channel] for channel in (1, 2))
 
 
 def _is_reported(stats: Stats) -> bool:
     return stats.phase is Phase.REPORT
+
+
+def _read_go() -> bool:
+    """Whether xl says GO: the only thing that it says behind the domain."""
+    poll = select.poll()
+    poll.register(_STDIN, select.POLLIN)
+    deadline = time.monotonic() + _GO_SECONDS
+    said = b""
+    while not said.endswith(xlwords.GO) and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        piece = os.read(_STDIN, 1 << 16)
+        if not piece:
+            return False
+        said = (said + piece)[-len(xlwords.GO) :]
+    return said.endswith(xlwords.GO)
 
 
 def _write_words(words: bytes) -> None:

@@ -1,0 +1,100 @@
+"""What this host's ``xl list`` says of a domain, under its own name and the two that xl gives it on its way."""
+
+from __future__ import annotations
+
+import enum
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..link.config import Config
+from ..proto.errors import SystemFailure
+from ..proto.messages import printable
+
+LIST_SECONDS = 10.0  # xl waits for xenstored without an end, and somebody waits for us
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+INCOMING, AWAY = "--incoming", "--migratedaway"
+# xl_list.c, list_domains(): "%-40s %5d %5lu %5d     %c%c%c%c%c%c  %8.1f"; the letters of a shutdown's reason are "-rscwS", or "?".
+_HEAD = re.compile(r"Name +ID +Mem +VCPUs\s+State\s+Time\(s\)")
+_LINE = re.compile(r"(.+?) +([0-9]+) +([0-9]+) +([0-9]+) {5}([r-][b-][p-][s-][-rscwS?][d-]) +([0-9]+\.[0-9])")
+
+
+class Seen(enum.StrEnum):
+    """A domain's state in ``xl list``."""
+
+    ABSENT = "not there"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    ENDED = "ended"  # shut down, crashed or dying
+
+    @classmethod
+    def from_letters(cls, letters: str) -> Seen:
+        """The state behind ``rbpsRd``: running, blocked, paused, shut down, why so, dying."""
+        if letters[5] == "d" or (letters[3] == "s" and letters[4] != "s"):
+            return cls.ENDED
+        if letters[3] == "s":
+            return cls.SUSPENDED
+        return cls.PAUSED if letters[2] == "p" else cls.RUNNING
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """One domain under its three names."""
+
+    own: Seen = Seen.ABSENT
+    incoming: Seen = Seen.ABSENT
+    away: Seen = Seen.ABSENT
+
+
+def parse_list(text: str) -> dict[str, Seen]:
+    """The states of all domains by name; SystemFailure for a table of another form: what is not understood is not gone by."""
+    lines = text.splitlines()
+    if not lines or not _HEAD.fullmatch(lines[0]):
+        raise SystemFailure(f"'xl list' has another head than xl's: {printable(lines[0] if lines else '')!r}")
+    found: dict[str, Seen] = {}
+    for line in lines[1:]:
+        columns = _LINE.fullmatch(line)
+        if columns is None:
+            raise SystemFailure(f"'xl list' has a line that is none of xl's: {printable(line)!r}")
+        if columns[1] in found:
+            raise SystemFailure(f"'xl list' has {printable(columns[1])!r} twice")
+        found[columns[1]] = Seen.from_letters(columns[5])
+    return found
+
+
+def run_xl(config: Config, *arguments: str, seconds: float = LIST_SECONDS) -> str:
+    """What an xl command prints; SystemFailure if it cannot be run, fails or takes too long."""
+    command = f"xl {arguments[0]}"
+    try:
+        done = subprocess.run(
+            [config.xl, *arguments], stdin=subprocess.DEVNULL, capture_output=True, env=_ENVIRONMENT, timeout=seconds, check=False
+        )
+    except OSError as error:
+        raise SystemFailure(f"'{command}' cannot be run ({config.xl}: {error.strerror}); set [receive] xl") from None
+    except subprocess.TimeoutExpired:
+        raise SystemFailure(f"'{command}' has not ended within {seconds:.0f} s; is xenstored well?") from None
+    if done.returncode != 0:
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+        raise SystemFailure(f"'{command}' failed with status {done.returncode}: {printable(last)}")
+    return done.stdout.decode("utf-8", "replace")
+
+
+def list_domains(config: Config) -> dict[str, Seen]:
+    """The states of this host's domains by name; SystemFailure if xl does not say."""
+    return parse_list(run_xl(config, "list"))
+
+
+def sight(domains: Mapping[str, Seen], name: str) -> Sightings:
+    """One domain in the list."""
+    absent = Seen.ABSENT
+    return Sightings(domains.get(name, absent), domains.get(f"{name}{INCOMING}", absent), domains.get(f"{name}{AWAY}", absent))
+
+
+def own_name(name: str) -> str:
+    """The domain's own name, whichever of the three was given."""
+    for suffix in (INCOMING, AWAY):
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return name

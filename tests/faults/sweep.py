@@ -36,6 +36,8 @@ _HANDSHAKE = 10  # seconds that a destination waits beside (S6)
 _STREAM = StreamSpec(4, seed=3)
 _PER_MIGRATION = 24  # cuts of the small phases
 _PAGES_PER_MIGRATION = 10
+_PATIENCE = 90.0  # seconds that one migration may take: the cuts that are found by silence cost some
+_LAST = (Part.REPORT, Part.ENDING)
 _TRIES = 4  # migrations that a cut is dealt to before it counts as not to be reached
 _ADDRESSES = 12  # the relays call from so many, for a destination takes eight strangers of one at a time
 
@@ -48,13 +50,15 @@ class Mode(StrEnum):
     OUTAGE = "outage"
 
 
-_WINDOWS = {Mode.RESUMED: 300, Mode.GIVEN_UP: 0, Mode.OUTAGE: 1}  # seconds: resume_window
+_WINDOWS = {Mode.RESUMED: 300, Mode.GIVEN_UP: 0, Mode.OUTAGE: 1}  # seconds: resume_window of the source
+# A destination that has not heard that its last word came waits for the source, which has ended: no longer than this, and what S6 adds.
+_DESTINATION_WINDOW = 3
 _OUTAGE = _WINDOWS[Mode.OUTAGE] + _SILENCE + _HANDSHAKE + 2.0
 
 
-def settings(mode: Mode) -> str:
+def settings() -> str:
     """The configuration of both hosts."""
-    return f"[defaults]\nkeepalive = 1\nsilence = {_SILENCE}\nresume_window = {_WINDOWS[mode]}\nfinal_window = 300\n"
+    return f"[defaults]\nkeepalive = 1\nsilence = {_SILENCE}\nfinal_window = 300\n"
 
 
 @dataclass
@@ -113,7 +117,7 @@ class Site:
     def migrate(self, hand: Hand, options: str = "") -> Run:
         """One migration that meets these cuts."""
         with self.proxy(hand) as proxy:
-            result = self.books.start(proxy, options).finish()
+            result = self.books.start(proxy, options, wait=_PATIENCE).finish()
             run = Run(self.mode, list(hand.made), result, len(proxy.all))
         if run.verdict is not Verdict.WRONG:
             self.books.forget(result.domain)
@@ -126,8 +130,9 @@ def site(mode: Mode) -> Iterator[Site]:
     """Two hosts that have met, and one migration that was recorded."""
     with tempfile.TemporaryDirectory(prefix="xensecure-faults-") as folder:
         stream = make_stream(Path(folder) / "stream", _STREAM)
-        extra = settings(mode)
-        with Pair(source_extra=extra, destination_extra=extra) as pair:
+        window = _WINDOWS[mode]
+        source, destination = (f"{settings()}resume_window = {seconds}\n" for seconds in (window, min(window, _DESTINATION_WINDOW)))
+        with Pair(source_extra=source, destination_extra=destination, resume_window=None) as pair:
             books = Books(pair, stream)
             with Proxy(pair.destination.port) as proxy:
                 result = books.start(proxy).finish()
@@ -167,13 +172,17 @@ class Sweep:
 def sweep_mode(mode: Mode, given: argparse.Namespace, rng: random.Random) -> tables.Outcome:
     """One mode from beginning to end."""
     with site(mode) as place:
-        parallel = given.parallel * (6 if mode is Mode.OUTAGE else 2 if mode is Mode.GIVEN_UP else 1)
+        parallel = given.parallel * (4 if mode is Mode.OUTAGE else 1)
         sweep = Sweep(place, rng=rng, parallel=parallel, say=lambda words: print(words, flush=True))
         recording = place.recording
         if mode is Mode.RESUMED:
             opening = [cut for cut in small_cuts(recording, rng, [Part.OPENING]) if cut.unit and cut.unit.type == FrameType.ACCEPT and cut.count <= 32]
             small = small_cuts(recording, rng, SMALL) + opening + handshake_cuts(recording, rng, given.random // 4)
-            sweep.run(_thinned(small, given, rng), each=_PER_MIGRATION)
+            last = [cut for cut in small if cut.part in _LAST]
+            sweep.run(_thinned([cut for cut in small if cut not in last], given, rng), each=_PER_MIGRATION)
+            sweep.parallel *= 4  # what is cut at its end has no second one, and leaves a destination that waits
+            sweep.run(_thinned(last, given, rng), each=1)
+            sweep.parallel = parallel
             lanes = rng.choices(("", "", "-o lanes=2", "-o lanes=4"), k=1 << 10)
             sweep.run(page_cuts(recording, rng, given.random, share=0.2), each=_PAGES_PER_MIGRATION, options=lanes.pop, again=12)
         elif mode is Mode.GIVEN_UP:
@@ -200,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=500, metavar="N", help="cuts in the pages (and a quarter of that in the key exchange)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N of the small phases' bytes only, by the seed")
     parser.add_argument("--mode", type=Mode, action="append", choices=list(Mode), help="one or more of them")
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="migrations at once; some times that where they mostly wait")
+    parser.add_argument("--parallel", type=int, default=6, metavar="N", help="migrations at once; some times that where they mostly wait")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/reliability.md")
     given = parser.parse_args(arguments)
     print(f"seed {given.seed}", flush=True)

@@ -12,9 +12,11 @@ import pytest
 from xensecure.cli.domains import Seen, Sightings, own_name, parse_list, sight
 from xensecure.cli.verdict import Case, Verdict, decide, needs_word, picture_of
 from xensecure.cli.verdict_table import Picture, Sure
+from xensecure.destination.outcome import recorded_outcome
 from xensecure.link.hooks import Role
 from xensecure.link.journal import CLEARED, FAILED_OVER, GOING_ON, NOT_CLEARED, REPORTED, STATES, UNKNOWN, PeerWord, Record
 from xensecure.proto.errors import SystemFailure
+from xensecure.proto.messages import OutcomeState
 
 BEGUN = Record(session="01" * 16, role=Role.SOURCE, peer="hv2", domain="web1", started=1e9, last=1e9 + 60)
 ENDED = replace(BEGUN, ended=1e9 + 60, outcome="as it was")
@@ -232,6 +234,14 @@ def test_the_other_host_is_asked_where_it_helps() -> None:
     asked = [source(), source(UNKNOWN), source(GOING_ON), BEGUN, replace(BEGUN, go=True)]
     assert all(map(needs_word, asked))
     assert not any(map(needs_word, [source(REPORTED, 0), source(REPORTED, 1), source(NOT_CLEARED), replace(BEGUN, report=0), destination()]))
+
+
+@pytest.mark.parametrize("request_words", [("migrate-receive", "-r"), ("migrate-receive", "--colo")])
+def test_a_killed_backup_is_not_said_to_be_idle(request_words: tuple[str, ...]) -> None:
+    """Under Remus and COLO no GO is needed for a start: of a keeper that was killed nobody can say that the domain has not run there."""
+    record = replace(BEGUN, role=Role.DESTINATION, peer="hv1", request=request_words)
+    assert recorded_outcome(record, "hv1").state is OutcomeState.CLEARED
+    assert recorded_outcome(replace(record, request=("migrate-receive",)), "hv1").state is OutcomeState.NOT_CLEARED
 
 
 # ---- xl list

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..link.config import Config
 from ..link.hooks import Role
@@ -118,6 +118,9 @@ def _look(config: Config) -> tuple[list[LiveSession], list[Record]]:
         running = {(session.session, session.role) for session in live}
         if running == {(session.session, session.role) for session in before}:
             break
+    # The journal names a domain at once, its session about once a second.
+    names = {(record.session, record.role): record.domain for record in found}
+    live = [replace(session, domain=session.domain or names.get((session.session, session.role), "")) for session in live]
     return live, [record for record in found if (record.session, record.role) not in running]
 
 

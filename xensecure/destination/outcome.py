@@ -25,6 +25,8 @@ def _unfinished(record: Record) -> Outcome:
         return Outcome(OutcomeState.REPORTED, _status(record), f"xl there reported status {record.report}, and {why}")
     if record.report is not None:
         return Outcome(OutcomeState.CLEARED, text=f"the domain ran there, and {why}")
+    if record.checkpointed:
+        return Outcome(OutcomeState.CLEARED, text=f"xl there may have started the last checkpoint, and {why}")
     if record.go:
         return Outcome(OutcomeState.CLEARED, text=f"the domain was cleared to run there, no report of xl's was seen, and {why}")
     return Outcome(OutcomeState.NOT_CLEARED, text=f"the domain was not cleared to run there, and {why}")

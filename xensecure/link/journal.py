@@ -6,6 +6,7 @@ the receiver"). What became of a session is folded from its lines into a :class:
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import errno
@@ -240,6 +241,16 @@ class Record:
     boot: str = ""
     peer_word: PeerWord | None = None
     last: float = 0.0  # its newest entry's time
+
+    @property
+    def session_id(self) -> builtins.bytes:
+        """The session's id."""
+        return builtins.bytes.fromhex(self.session)
+
+    @property
+    def checkpointed(self) -> bool:
+        """Whether this is Remus or COLO: no move, no GO, and at its destination every end of the stream starts the last checkpoint."""
+        return "-r" in self.request or "--colo" in self.request
 
     @property
     def went_well(self) -> bool:

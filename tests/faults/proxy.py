@@ -16,12 +16,13 @@ import termios
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 
 from tests.faults.units import Layout, Part, Reader, Span, Unit, Way
+from tests.pair import free_port
 
 CONNECTIONS_MAX = 8192
 SECONDS_MAX = 900.0  # that a connection is carried
@@ -94,14 +95,17 @@ class _Direction:
         if self.swallow:
             return
         known, spans = self._reader.feed(data) if data else (self._reader.rest(), [])
-        cut, at = self._find(spans)
-        if cut is not None:
-            known = known[:at]
-        self._put(known, now)
-        if cut is not None:
+        while True:
+            cut, at = self._find(spans)
+            self._put(known[:at] if spans else known, now)
+            if cut is None:
+                break
             self.queue.append((self._free + self._plan.delay, cut))
-            self.swallow = cut.kind is not Kind.STALL
-        elif not data:
+            if cut.kind is not Kind.STALL:
+                self.swallow = True
+                return
+            known, spans = known[at:], list(_behind(spans, at))
+        if not data:
             self.queue.append((self._free + self._plan.delay, None))
 
     def _put(self, data: bytes, now: float) -> None:
@@ -120,6 +124,7 @@ class _Direction:
             if due:
                 reach, cut = min(due, key=lambda pair: pair[0])
                 self._cuts.remove(cut)
+                self._passed[part] = passed + reach
                 return cut, before + reach
             self._passed[part] = passed + span.length
             before += span.length
@@ -143,6 +148,14 @@ class _Direction:
     def full(self) -> bool:
         """Whether no more can be taken for now."""
         return self.queued >= _PIECE + self._plan.rate * self._plan.delay
+
+
+def _behind(spans: list[Span], at: int) -> Iterator[Span]:
+    """What is left of spans without their first bytes."""
+    for span in spans:
+        if at < span.length:
+            yield Span(span.unit, span.start + at, span.length - at, span.whole)
+        at = max(0, at - span.length)
 
 
 class Connection:
@@ -344,9 +357,10 @@ class Proxy:
         self._target, self._address = ("127.0.0.1", port), address
         self._refuse_until = 0.0
         self._closing = False
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        # A port that was asked for by its number is kept when the socket is shut and listened on again; one that the kernel chose is not.
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
         self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, daemon=True, name="fault proxy")
         self._thread.start()
@@ -384,7 +398,7 @@ class Proxy:
             left = self._refuse_until - time.monotonic()
             if (left <= 0) is not listening:
                 listening = left <= 0
-                # Shut and listened on again it keeps its port; between the two the kernel answers with RST.
+                # Between the two the kernel answers with RST.
                 self._listener.listen(64) if listening else self._listener.shutdown(socket.SHUT_RD)
             poll = select.poll()
             poll.register(self._wake, select.POLLIN)

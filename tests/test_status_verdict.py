@@ -55,6 +55,7 @@ def typed(found: Verdict) -> list[str]:
 DESTROY_AWAY = ["hv1# xl destroy web1--migratedaway"]
 RESUME = ["hv1# xensecurectl resume web1"]
 LOOK_THERE = ["hv2# xl list"]
+ASK_THERE = [*LOOK_THERE, "hv2# xensecurectl status web1"]
 
 # name: record, xl list here, the other host's word, same boot; then who holds it, how sure, what to type, whether all is well
 TABLE = {
@@ -72,13 +73,13 @@ TABLE = {
     "not cleared, gone": (source(NOT_CLEARED), NOTHING, None, True, "unknown", Sure.OPEN, LOOK_THERE, False),
     "not cleared, host restarted": (source(NOT_CLEARED), NOTHING, None, False, "unknown", Sure.LIKELY, LOOK_THERE, False),
     "not cleared, no xl": (source(NOT_CLEARED), "no xl", None, True, "hv1", Sure.CERTAIN, ["hv1# xl list"], False),
-    "GO sent, hv2 silent": (source(), AWAY, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO sent, hv2 silent": (source(), AWAY, SILENT, True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, it runs there": (source(), AWAY, word(REPORTED, 0), True, "hv2", Sure.CERTAIN, DESTROY_AWAY, False),
     "GO sent, it failed there": (source(), AWAY, word(REPORTED, 3), True, "hv1", Sure.CERTAIN, RESUME, False),
     "GO sent, did not come": (source(), AWAY, word(NOT_CLEARED), True, "hv1", Sure.CERTAIN, RESUME, False),
-    "GO came, xl killed there": (source(), AWAY, word(CLEARED), True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO came, xl killed there": (source(), AWAY, word(CLEARED), True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, not over there": (source(), AWAY, word(GOING_ON), True, "unknown", Sure.OPEN, ["hv1# xensecurectl status web1"], False),
-    "GO sent, hv2 knows nothing": (source(), AWAY, word(UNKNOWN), True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO sent, hv2 knows nothing": (source(), AWAY, word(UNKNOWN), True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, host restarted, hv2 silent": (source(), NOTHING, SILENT, False, "unknown", Sure.OPEN, LOOK_THERE, False),
     "GO sent, host restarted, it runs there": (source(), NOTHING, word(REPORTED, 0), False, "hv2", Sure.CERTAIN, [], True),
     "GO sent, host restarted, did not come": (source(), NOTHING, word(NOT_CLEARED), False, "unknown", Sure.LIKELY, LOOK_THERE, False),
@@ -86,7 +87,7 @@ TABLE = {
     "GO sent, and runs here": (source(), RUNS, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
     "killed before GO": (BEGUN, RUNS, SILENT, True, "hv1", Sure.LIKELY, [], True),
     "killed before GO, paused": (BEGUN, Sightings(own=Seen.PAUSED), SILENT, True, "hv1", Sure.LIKELY, LOOK_THERE, False),
-    "killed, suspended": (BEGUN, AWAY, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "killed, suspended": (BEGUN, AWAY, SILENT, True, "unknown", Sure.OPEN, ASK_THERE, False),
     "killed, suspended, did not come": (BEGUN, AWAY, word(NOT_CLEARED), True, "hv1", Sure.CERTAIN, RESUME, False),
     "killed, host restarted, runs again": (BEGUN, RUNS, SILENT, False, "unknown", Sure.OPEN, LOOK_THERE, False),
     "killed after GO, runs": (replace(BEGUN, go=True), RUNS, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),

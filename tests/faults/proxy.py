@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import select
 import socket
 import struct
@@ -22,7 +23,6 @@ from enum import StrEnum
 from types import TracebackType
 
 from tests.faults.units import Layout, Part, Reader, Span, Unit, Way
-from tests.pair import free_port
 
 CONNECTIONS_MAX = 8192
 SECONDS_MAX = 900.0  # that a connection is carried
@@ -31,6 +31,7 @@ _LOOK = 0.02  # seconds between two looks at what tells nobody when it changes
 _FLUSH = 1.0  # seconds for what has been written to leave before a reset takes it back
 _LINGER = 10.0  # seconds that an ended connection is still read from
 _REFUSE_ALL = 1 << 30
+_PORTS = range(12000, 32000)  # below those that Linux gives to outgoing connections
 
 
 class Kind(StrEnum):
@@ -336,6 +337,13 @@ def _unsent(sock: socket.socket) -> int:
     return number
 
 
+def _listen() -> socket.socket:
+    """A listening socket on a port that was asked for by its number, which it keeps when it is shut and listened on again; no outgoing one's."""
+    while True:
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", random.choice(_PORTS)), backlog=64)
+
+
 class Proxy:
     """Listens in the destination's place; ``script`` has a plan for each connection, ``on_cut`` is told of each planned cut, in its thread.
 
@@ -357,10 +365,9 @@ class Proxy:
         self._target, self._address = ("127.0.0.1", port), address
         self._refuse_until = 0.0
         self._closing = False
-        # A port that was asked for by its number is kept when the socket is shut and listened on again; one that the kernel chose is not.
-        self.port = free_port()
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        self._listener = _listen()
         self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, daemon=True, name="fault proxy")
         self._thread.start()

@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo test test-python test-debian test-c check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
+.PHONY: help demo test test-python test-debian test-c faults load check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-bench setup-xen
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +31,12 @@ test-debian: setup-test ## the same tests with Debian's Python, cryptography, py
 test-c: setup-test ## the engine's C tests under ASan and UBSan, those with threads under TSan
 	tests/c/run.sh
 	tests/c/run.sh --tsan
+
+faults: setup-test $(ENGINE) ## a link cut at every byte of a migration's small phases and at random in its pages; FAULTS="--seed N --random 500"
+	@$(VENV)/python -m tests.faults.sweep $(FAULTS)
+
+load: setup-test $(ENGINE) ## 20 migrations at once for 10 minutes, every second one cut; LOAD="--quick"
+	@$(VENV)/python -m tests.faults.load $(LOAD)
 
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)

@@ -1,4 +1,4 @@
-"""A small part of the sweep (tests/faults/sweep.py, make faults): links cut in every phase, in both directions, in every way, and what the books say."""
+"""A small part of the sweep (tests/faults/sweep.py, make faults): links cut in every phase, both ways, in every way, and what the books say."""
 
 from __future__ import annotations
 

@@ -101,7 +101,8 @@ def test_garbage_at_line_rate(pair: Pair) -> None:
     def flood(number: int) -> None:
         noise = os.urandom(1 << 16)
         while not over.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", pair.destination.port), 5, source_address=(f"127.0.6.{number}", 0)) as sock:
+            where, own = ("127.0.0.1", pair.destination.port), (f"127.0.6.{number}", 0)
+            with contextlib.suppress(OSError), socket.create_connection(where, 5, source_address=own) as sock:
                 sent[number - 1] += 1
                 while not over.is_set():
                     sock.sendall(noise)

@@ -1,4 +1,4 @@
-"""What runs out at a destination: disk, memory, descriptors, the right time. Each ends in one line and a domain that runs once, or in nothing at all."""
+"""What runs out at a destination: disk, memory, descriptors, the right time. Each ends in one line, and a domain that runs once."""
 
 from __future__ import annotations
 

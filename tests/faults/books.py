@@ -81,7 +81,7 @@ class Books:
 
     def copies(self, name: str) -> dict[str, str]:
         """Each copy of a domain on either host, by "host/name": its state."""
-        found = {}
+        found: dict[str, str] = {}
         for host, xen in (("source", self.pair.source.xen), ("destination", self.pair.destination.xen)):
             found |= {f"{host}/{name}{suffix}": state for suffix in _SUFFIXES if (state := xen.domains().get(f"{name}{suffix}"))}
         return found
@@ -186,7 +186,7 @@ class Migration:
         return Result(self.domain, Verdict.WRONG if faults else good, faults, said if faults else "", seconds)
 
     def _own_status(self) -> int | None:
-        """xensecure's exit status; None if it does not end."""
+        """Xensecure's exit status; None if it does not end."""
         end = time.monotonic() + _SETTLE
         while not self.status.exists():
             if time.monotonic() > end:

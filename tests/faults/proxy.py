@@ -1,7 +1,7 @@
 """A TCP relay on loopback that fails as it is told: late, slow, silent, reset, ended, half closed, refusing, out of order.
 
-A script says for each connection, by its number, what is to happen to it; where a cut is due is found byte by byte (tests/faults/units.py). Bounded in
-time and count: nothing outlives the relay.
+A script says for each connection, by its number, what is to happen to it; where a cut is due is found byte by byte (tests/faults/units.py).
+Bounded in time and count: nothing outlives the relay.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Plan:
 
 PLAIN = Plan()
 Script = Callable[[int], Plan]
+_ANY = Layout(0, _REFUSE_ALL)  # for who asks for no part
 
 
 class _Direction:
@@ -176,7 +177,7 @@ class Connection:
         self._lock = threading.Lock()  # nobody wakes a descriptor that is closed, or is another's by now
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for sock in (near, far):
-            sock.setblocking(False)
+            sock.settimeout(0)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"connection {number}")
         self.thread.start()
@@ -262,7 +263,7 @@ class Connection:
             data = b""
         way.read_ended = not data
         if way.swallow:
-            way.ended = way.ended or way.read_ended and not way.queue
+            way.ended = way.ended or (way.read_ended and not way.queue)
         way.take(data, time.monotonic())
 
     def _write(self, way: _Direction) -> bool:
@@ -355,7 +356,7 @@ class Proxy:
         port: int,
         script: Script = lambda _number: PLAIN,
         *,
-        layout: Layout = Layout(0, _REFUSE_ALL),
+        layout: Layout = _ANY,
         on_cut: Callable[[Cut], None] = lambda _cut: None,
         address: str = "127.0.0.1",
     ) -> None:
@@ -366,7 +367,7 @@ class Proxy:
         self._refuse_until = 0.0
         self._closing = False
         self._listener = _listen()
-        self._listener.setblocking(False)
+        self._listener.settimeout(0)
         self.port: int = self._listener.getsockname()[1]
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, daemon=True, name="fault proxy")

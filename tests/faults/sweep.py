@@ -26,7 +26,7 @@ from tests.faults import tables
 from tests.faults.books import Books, Result, Verdict
 from tests.faults.hands import FINAL, SMALL, Hand, Recording, handshake_cuts, page_cuts, record, small_cuts
 from tests.faults.proxy import Cut, Proxy
-from tests.faults.units import Part, Way
+from tests.faults.units import Part
 from tests.pair import Pair
 from tests.xl.stream import StreamSpec, make_stream
 from xensecure.proto.messages import FrameType

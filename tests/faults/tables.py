@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.docs import put
 from tests.faults.books import Verdict
@@ -42,10 +43,25 @@ class Outcome:
     rows: list[Row]
     unreached: int
     left: list[str]
+    migrations: int
+    seed: int = 0
+    seconds: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+
+def keep(outcome: Outcome) -> None:
+    """Into build/faults.json, in the place of the same mode's last one."""
+    found = {each.mode: each for each in kept()} | {outcome.mode: outcome}
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "faults.json").write_text(json.dumps([asdict(each) for each in found.values()], indent=1) + "\n")
+
+
+def kept() -> list[Outcome]:
+    """The last one of each mode."""
+    try:
+        found = json.loads((BUILD / "faults.json").read_text())
+    except FileNotFoundError:
+        return []
+    return [Outcome(**{**each, "rows": [Row(**row) for row in each["rows"]]}) for each in found]
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
@@ -65,14 +81,23 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table of the page."""
-    lines = ["| a lost link is | phase | kind of cut | runs | cuts | survived | cleanly given up | wrong |", "|---|---|---|--:|--:|--:|--:|--:|"]
+    """The tables of the page."""
+    lines = []
     for outcome in outcomes:
+        cuts, wrong = sum(row.cuts for row in outcome.rows), sum(row.wrong for row in outcome.rows)
+        minutes = max(1, round(outcome.seconds / 60))
+        lines += [
+            f"**{outcome.mode}**: {outcome.migrations} migrations, {cuts} cuts, {outcome.unreached} places not reached, seed {outcome.seed}, "
+            f"{minutes} min; wrong: {wrong}; left behind: {len(outcome.left)}",
+            "",
+            "| phase | kind of cut | runs | cuts | survived | cleanly given up | wrong |",
+            "|---|---|--:|--:|--:|--:|--:|",
+        ]
         for row in outcome.rows:
-            cells = (outcome.mode, row.part, row.kind, row.runs, row.cuts, row.survived, row.given_up, row.wrong)
+            cells = (row.part, row.kind, row.runs, row.cuts, row.survived, row.given_up, row.wrong)
             lines.append(f"| {' | '.join(map(str, cells))} |")
-        lines.append(f"| {outcome.mode} | all | all | | {sum(row.cuts for row in outcome.rows)} | | | {sum(row.wrong for row in outcome.rows)} |")
-    return "\n".join(lines) + "\n"
+        lines.append("")
+    return "\n".join(lines)
 
 
 def write(name: str, content: str) -> None:

@@ -13,6 +13,7 @@ from xensecure.proto.messages import FrameType
 
 SMALL = (Part.BANNER, Part.CONFIGURATION, Part.READY, Part.GO, Part.REPORT, Part.ENDING)
 FINAL = (Part.GO, Part.REPORT, Part.ENDING)
+_SMALL = 1024  # bytes of any phase but the pages
 # Of each kind so many in a hundred: those that are found by silence take seconds, and what follows them is the same.
 _WEIGHTS = {Kind.RESET: 44, Kind.FIN: 32, Kind.HALF: 10, Kind.HOLE: 8, Kind.HOLE_UP: 3, Kind.HOLE_DOWN: 3}
 
@@ -26,10 +27,14 @@ class Recording:
     @property
     def layout(self) -> Layout:
         """Where the stream has what: xl writes the configuration and GO each by itself, and what is written is sent at once (F9)."""
-        data = [(unit.offset, size) for unit, size in self.units[Way.UP] if unit.type == FrameType.DATA and unit.channel == 0]
-        go, size = data[-1]
-        assert size == GO + 32, f"the last DATA frame has {size} bytes, and cannot be GO"
-        return Layout(configuration=data[1][0], go=go)
+        data = [unit.offset for unit, _ in self.units[Way.UP] if unit.type == FrameType.DATA and unit.channel == 0]
+        return Layout(configuration=data[1], go=data[-1])
+
+    @property
+    def is_typical(self) -> bool:
+        """Whether each of the small phases has a frame of its own: on a machine that is busy one may be read together with what follows it."""
+        ways = {Part.BANNER: Way.DOWN, Part.CONFIGURATION: Way.UP, Part.READY: Way.DOWN, Part.GO: Way.UP, Part.REPORT: Way.DOWN}
+        return self.size(Way.UP, Part.GO) == GO + 32 and all(0 < self.size(way, part) < _SMALL for part, way in ways.items())
 
     def size(self, way: Way, part: Part) -> int:
         """Bytes of a part."""

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from tests.faults import tables
 from tests.faults.books import Books, Result, Verdict
-from tests.faults.hands import Hand, Recording, page_cuts, record
+from tests.faults.hands import Hand, Recording, page_cuts
 from tests.faults.proxy import Proxy
+from tests.faults.sweep import typical
 from tests.pair import Pair
 from tests.xl.stream import StreamSpec, make_stream
 
@@ -116,9 +117,7 @@ def run(seed: int, minutes: float, at_once: int) -> tuple[Load, Memory, list[str
         source, destination = _SETTINGS.format(120), _SETTINGS.format(5)
         with Pair(source_extra=source, destination_extra=destination, resume_window=None) as pair:
             books = Books(pair, stream)
-            with Proxy(pair.destination.port) as proxy:
-                books.start(proxy).finish().require(Verdict.SURVIVED)
-                recording = record(proxy)
+            recording = typical(books)
             memory, over = Memory(), threading.Event()
             watcher = threading.Thread(target=watch, args=(pair, memory, over))
             watcher.start()

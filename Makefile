@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo attack test test-python test-debian test-c fuzz check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
+.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,12 @@ fuzz: setup-fuzz $(ENGINE) ## every parser of a peer's bytes, for a minute each 
 
 model: setup-model ## the session's lost links and final handshake, model-checked by spin; MODEL="W_OLD_LANES" for one
 	@$(PYTHON) -m tests.model $(MODEL)
+
+faults: setup-test $(ENGINE) ## a link cut at every byte of a migration's small phases and at random in its pages; FAULTS="--seed N --random 500"
+	@$(VENV)/python -m tests.faults.sweep $(FAULTS)
+
+load: setup-test $(ENGINE) ## 20 migrations at once for 10 minutes, every second one cut; LOAD="--quick"
+	@$(VENV)/python -m tests.faults.load $(LOAD)
 
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)

@@ -319,7 +319,7 @@ class Relay:
 
     def _on_lost(self, stats: Stats) -> None:
         """The last link is lost (section 7)."""
-        why = _LOST[stats.lost]
+        why = _LOST[stats.lost] + (f" ({os.strerror(stats.system_errno)})" if stats.lost is Lost.SYSTEM and stats.system_errno else "")
         if stats.lost is Lost.PROTOCOL and stats.phase < Phase.GO:
             with contextlib.suppress(XensecureError):
                 self._pump.abort(Reason.PROTOCOL, why, _ABORT_SECONDS)

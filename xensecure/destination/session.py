@@ -15,7 +15,7 @@ from ..link.hooks import Outcome, Role
 from ..link.journal import Journal
 from ..link.live import Live
 from ..link.say import say
-from ..proto import launcher, limits
+from ..proto import launcher, limits, xlwords
 from ..proto.errors import HookError, ProtocolError, Reason, RefusedError, StateError, SystemFailure
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, OutcomeState
@@ -28,8 +28,6 @@ from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
 _DRAIN_PIECE = 1 << 16  # bytes
-# xl's last words to the source (xl_migrate.c, migrate_receive): the status byte follows. 0: the domain runs here.
-_REPORT = b"my copy unpause results are as follows\0"
 _WHY_MAX = 200  # characters of a receiver's reason: ours are shorter, and the space set aside in the journal is finite
 _FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
 
@@ -106,6 +104,7 @@ class Session:
         # A child of xl's may keep its output open for ever: what xl itself has written is in the pipe by now, and fits one piece.
         if self._receive.stdout in self._handlers:
             self._drain(self._receive.stdout)
+        self._look_for_status()
         outcome = self._outcome()
         self._door.close()
         self._live.close()
@@ -295,9 +294,19 @@ class Session:
     def _look_for_report(self, piece: bytes) -> None:
         """What xl reports when the source cannot hear it any more is known here alone."""
         self._last_words = (self._last_words + piece)[-_DRAIN_PIECE:]
-        _, found, status = self._last_words.partition(_REPORT)
+        _, found, status = self._last_words.partition(xlwords.REPORT)  # the status byte follows; 0: the domain runs here
         if found and status and self._report is None:
             self._report = status[0]
+            self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
+
+    def _look_for_status(self) -> None:
+        """The end of a report whose words a receiver had read before it ended: xl writes words and status in two pieces, and GO behind a failure."""
+        if self._report is not None or self._went < Milestone.GO or self._end is None or self._end.kind is not ExitKind.EXITED:
+            return
+        words = self._last_words.removesuffix(xlwords.GO)
+        failed = words != self._last_words
+        if words and xlwords.REPORT.endswith(words[:-1]) and failed == (words[-1] != 0):
+            self._report = words[-1]
             self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
 
     def _hear_out(self) -> None:

@@ -7,8 +7,11 @@ contributes nothing; TLS with certificates from a CA, the rest of the protocol a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
+import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +22,7 @@ from cryptography import x509
 
 from tests.inmemory import Issued, issue
 from tests.mitm import Loot, ManInTheMiddle
-from tests.pair import Host, Pair
+from tests.pair import Host, Pair, wait_for
 from tests.xl.hosts import Outcome, running_copies
 from tests.xl.records import PAGE_SIZE, LibxcType, parse
 from tests.xl.stream import StreamSpec, make_stream
@@ -147,6 +150,23 @@ def test_rogue_root_fails_against_the_link_key(site: Site, guess: bytes | None) 
     assert "does not accept our proof" in outcome.stderr
 
 
+def test_stranger_is_named_by_the_receiver(site: Site, tmp_path: Path) -> None:
+    """By CA, whoever calls with a certificate of nobody's is refused inside TLS, with a SECURITY line that has his address."""
+    key, certificate = issue("hv1", names=names_of("hv1")).write(tmp_path, "stranger")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["xensecure/1"])
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", site.pair.destination.port), 10) as sock,
+        context.wrap_socket(sock) as tls,
+    ):
+        tls.recv(1)
+    said = "xensecured: SECURITY: 127.0.0.1: TLS: the peer's certificate is not accepted here"
+    wait_for(lambda: said in site.pair.destination.log("xensecured"), "the line")
+
+
 def test_pins_stop_him_before_anything_is_said(tmp_path: Path) -> None:
     """In pin mode the source refuses his key inside TLS, whatever certificate and link key he has: not even a hello leaves it."""
     with Pair() as pair:
@@ -155,5 +175,5 @@ def test_pins_stop_him_before_anything_is_said(tmp_path: Path) -> None:
         outcome, loot, _ = attacked_migration(pair, tmp_path, issue("hv2"), issue("hv1"), link_key=KNOWN_KEY, ca_file="")
         assert loot.source_hello == b""
         assert_nothing_happened(pair, outcome, loot)
-        assert "another key than the peer we know; this may be a man in the middle" in outcome.stderr
+        assert "SECURITY: 127.0.0.1: whoever answers has another key than the peer we know; this may be a man in the middle" in outcome.stderr
         assert "SECURITY" not in pair.destination.log("xensecure-launcher")

@@ -125,6 +125,7 @@ def rsa_key_exchange(scene: Scene) -> Verdict:
 @contextlib.contextmanager
 def old_tls(scene: Scene) -> Iterator[Scene]:
     """The same transport with TLS as it was."""
+    assert isinstance(scene.transport, TlsServer)
     old = type(scene.transport)(scene.lab)
     old.versions = _RSA_KEY_EXCHANGE
     old.port += 1000

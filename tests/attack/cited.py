@@ -71,9 +71,38 @@ ROWS = (
         ),
     ),
     Cited(
-        "a token that was used, guessed, or another's",
+        "any bit of the key exchange or of a frame flipped; either cut short anywhere",
+        "holds: never confirmed, never a success",
+        (
+            "test_attack_bits.py::test_flipped_bit_in_the_key_exchange",
+            "test_attack_bits.py::test_key_exchange_cut_short",
+            "test_attack_bits.py::test_flipped_bit_in_the_frames",
+            "test_attack_bits.py::test_session_cut_short",
+        ),
+    ),
+    Cited(
+        "a token that was used, has expired, was guessed or withdrawn, or is another's",
         "holds: refused",
-        ("test_docs.py::test_readme_commands_work", "test_attack_keys.py::test_token_secret_is_needed_to_join"),
+        (
+            "test_pairing.py::test_unusable_tokens",
+            "test_pairing.py::test_withdrawn_token",
+            "test_attack_keys.py::test_token_secret_is_needed_to_join",
+        ),
+    ),
+    Cited(
+        "a TLS key or a link key stolen, another peer's, or guessed",
+        "holds: refused, and all refusals look alike",
+        ("test_attack_keys.py::test_what_the_attacker_has_is_not_enough", "test_attack_keys.py::test_all_failures_look_alike_on_the_wire"),
+    ),
+    Cited(
+        "an old link key after `rotate`, and any after `forget`",
+        "holds: refused",
+        ("test_pairing.py::test_rotate", "test_pairing.py::test_forget"),
+    ),
+    Cited(
+        "another peer's session resumed, joined, or asked about",
+        "holds: answered as one that never was",
+        ("test_resume.py::test_sessions_of_others",),
     ),
     Cited("a proof of a rotation withheld", "holds: both hosts keep a common key", ("test_attack_rotation.py",)),
     Cited(

@@ -96,12 +96,12 @@ class Door:
     def _carry(self, tls: ssl.SSLSocket, taker: int, giver: int) -> None:
         with open(taker, "wb", buffering=0, closefd=False) as pipe, open(giver, "rb", buffering=0, closefd=False) as answers:
             while not self._over:
-                ready = [tls] if tls.pending() else select.select([tls, answers], [], [], 0.2)[0]
+                ready = {tls.fileno()} if tls.pending() else set(select.select([tls.fileno(), giver], [], [], 0.2)[0])
                 for one in ready:
-                    data = tls.recv(_PIECE) if one is tls else answers.read(_PIECE)
+                    data = answers.read(_PIECE) if one == giver else tls.recv(_PIECE)
                     if not data:
                         return
-                    if one is tls:
+                    if one != giver:
                         self.heard += len(data)
                         rest = memoryview(data)
                         while rest:

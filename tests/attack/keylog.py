@@ -22,7 +22,7 @@ def log_to(path: Path) -> None:
         make(self, *arguments)  # type: ignore[arg-type]
         self.set_keylog_callback(note)
 
-    SSL.Context.__init__ = made  # type: ignore[method-assign]
+    SSL.Context.__init__ = made  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Xensecure(Transport):
         with peers.locked():
             known = peers.get(peer)
             assert known is not None
-            peers.put(replace(known, keys=(LinkKey(generation=1, key=bytearray(os.urandom(32))),)))
+            peers.put(replace(known, keys=(LinkKey(generation=1, key=os.urandom(32)),)))
 
     def reset(self) -> None:
         """Both hosts without a past, and no session left."""

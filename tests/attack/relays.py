@@ -180,7 +180,8 @@ class FinalCut(Relay):
         if number == 1 and self._ready and data:
             self._go = True
             if not self._after_go:
-                return self._end()
+                self.cut = True
+                return None
         return super().up(data, number)
 
     def down(self, data: bytes, number: int) -> bytes | None:
@@ -189,10 +190,8 @@ class FinalCut(Relay):
         self._last = time.monotonic()
         if number == 1 and data:
             if self._go:
-                return self._end() if quiet > self._QUIET / 2 else b""
+                self.cut = self.cut or quiet > self._QUIET / 2
+                return None if self.cut else b""
             if not self._ready and self.carried >= self._enough and quiet > self._QUIET:
                 self._ready = True
         return data
-
-    def _end(self) -> None:
-        self.cut = True

@@ -245,6 +245,8 @@ class Relay:
         try:
             if not lane.resumes and self._lost_until != math.inf:
                 raise LinkLostError("the session has lost its link, and goes on over none but one that resumes it")
+            if lane.resumes and self._is_over(stats):
+                raise LinkLostError("the session has nothing left to say; the journal has its outcome in a moment")
             channel = frames_under(sock, Wire(sock, Deadline(0)), lane.keys, cipher=self._cipher)  # 32 bytes find room in a new socket
             channel.send(FrameType.ACCEPT)
             if lane.resumes:

@@ -137,10 +137,12 @@ class Session:
     def _step(self, event: Event) -> Ended | None:
         """Handle one event; how the session has ended, if it has."""
         stats = self._pump.stats()
-        if event is Event.ENDED:
+        if event is Event.ENDED and not _is_cleared(stats):
             return self._ended(stats)
         if event is Event.PHASE:
             self._phase(stats)
+        elif event is Event.ENDED:
+            self._ask("xl there has ended without a report")  # which is no report: what became of GO is for its journal to say (S8)
         elif event is Event.LOST:
             self._on_lost(stats)
         elif event is Event.ABORTED:
@@ -201,13 +203,17 @@ class Session:
             return self._replay(xlwords.NOT_STARTED, why)
         if not _is_committed(stats):
             raise RefusedError(f"{why}; {self._where_is_it(stats)}", reason)
+        self._ask(why)
+        return None
+
+    def _ask(self, why: str) -> None:
+        """The pump has nothing to do any more, and xl waits for an answer."""
         self._is_told_off = True
         if not self._lost_at:
             self._why = why
             self._lost_at = self._counts_from = time.monotonic()
             self._lanes.all_lost()
-            self._start_resumption(stats)
-        return None
+            self._start_resumption(self._pump.stats())
 
     def _window(self, stats: Stats) -> int:
         return self._options.final_window if _is_committed(stats) and not _has_no_reader(_STDOUT) else self._options.resume_window
@@ -275,6 +281,8 @@ class Session:
         with contextlib.suppress(XensecureError):  # it may be over already
             self._pump.drop()
         stats = self._pump.stats()  # of a pump that sends nothing any more
+        if stats.phase is Phase.REPORT and not _is_reported(stats) and not _is_unheard(stats):
+            return self._replay(stats.report_status, why)  # xl has got the status, which says that the domain does not run there, and waits for GO
         if self._checkpointed or self._is_forged or stats.phase not in (Phase.READY, Phase.GO) or _is_unheard(stats):
             return None
         had = stats.taken[0] - self._taken_at_ready

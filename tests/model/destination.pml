@@ -31,6 +31,7 @@ bool keeper = true;     /* lives */
 #define WRITTEN 1
 #define DURABLE 2
 byte journal_go, journal_report;
+bool journal_denied;    /* NOT CLEARED was said (S7) */
 byte journal_end;       /* as GOING_ON until it has ended */
 
 /* ---- xl */
@@ -91,7 +92,7 @@ inline receiver_ends()
 /* S7. Before GO nobody has a use for it. */
 inline tells_report()
 {
-    if :: keeper && seen > 1 && IS_REPORT(out[1]) -> journal_report = out[1] :: else fi;
+    if :: keeper && !disk_fails && seen > 1 && IS_REPORT(out[1]) -> journal_report = out[1] :: else fi;
     told_report = true
 }
 
@@ -133,6 +134,11 @@ inline takes_unit(frame)
 #else
 #define MAY_CLEAR       noted
 #endif
+#ifdef W_NOTES_WHAT_IS_DENIED
+#define MAY_NOTE        (!disk_fails)
+#else
+#define MAY_NOTE        (!disk_fails && !journal_denied)
+#endif
 #define HAS_SAID_ALL    (KNOWS_END && given == spoken)         /* and it is acknowledged */
 #define KNOWS_END       (told_end || !keeper && xl_ended)
 
@@ -150,7 +156,10 @@ proctype receiver_process()
     :: d_step { WORKS && old_lane != NONE && nempty(up[old_lane]) -> up[old_lane]?frame; disorder = (frame != got); assert(!disorder); got++; frame = 0 }
 #endif
     /* S7 */
-    :: d_step { WORKS && got == ALL && keeper && journal_go == 0 -> journal_go = WRITTEN }
+    :: d_step { WORKS && got == ALL && keeper && journal_go == 0 && MAY_NOTE -> journal_go = WRITTEN }
+    :: d_step { WORKS && got == ALL && keeper && journal_go == 0 && !MAY_NOTE ->
+        if :: lane != NONE && len(down[lane]) < QUEUE -> destination_sends(lane, ABORT_10) :: else fi;
+        finishes() }
     :: d_step { WORKS && got == ALL && written < ALL && MAY_CLEAR -> written = ALL }
     /* What xl says is read, told, and passed on; after its end and all that, the exit status (F11). */
     :: d_step { receiver && seen < spoken -> seen++ }
@@ -176,10 +185,11 @@ proctype receiver_process()
 inline writes_end()
 {
     if
-    :: journal_report == STARTED && !xl_killed -> journal_end = REPORTED_0
-    :: journal_report == NOT_STARTED -> journal_end = REPORTED_N
-    :: (journal_report == 0 || journal_report == STARTED && xl_killed) && journal_go != 0 -> journal_end = CLEARED
-    :: journal_report == 0 && journal_go == 0 -> journal_end = NOT_CLEARED
+    :: disk_fails -> skip
+    :: !disk_fails && journal_report == STARTED && !xl_killed -> journal_end = REPORTED_0
+    :: !disk_fails && journal_report == NOT_STARTED -> journal_end = REPORTED_N
+    :: !disk_fails && (journal_report == 0 || journal_report == STARTED && xl_killed) && journal_go != 0 -> journal_end = CLEARED
+    :: !disk_fails && journal_report == 0 && journal_go == 0 -> journal_end = NOT_CLEARED
     fi
 }
 
@@ -198,7 +208,7 @@ proctype keeper_process()
 #else
     /* S6: the receiver has ended, and xl's output is read all the same. */
     :: d_step { keeper && !receiver && seen < spoken ->
-        if :: seen > 0 && journal_report == 0 && IS_REPORT(out[seen]) -> journal_report = out[seen] :: else fi;
+        if :: !disk_fails && seen > 0 && journal_report == 0 && IS_REPORT(out[seen]) -> journal_report = out[seen] :: else fi;
         seen++ }
 #endif
     :: d_step { keeper && xl_ended && !told_end ->
@@ -217,7 +227,11 @@ inline looks_into_journal(answer)
     :: journal_end != GOING_ON -> answer = journal_end
     :: journal_end == GOING_ON && journal_report == NOT_STARTED -> answer = REPORTED_N
     :: journal_end == GOING_ON && journal_report == STARTED -> answer = (power_failed -> CLEARED : REPORTED_0)
-    :: journal_end == GOING_ON && journal_report == 0 -> answer = (journal_go != 0 -> CLEARED : NOT_CLEARED)
+    :: journal_end == GOING_ON && journal_report == 0 && journal_go != 0 -> answer = CLEARED
+    /* S7: the journal says that it was said. Where it cannot, nothing is settled now. */
+    :: journal_end == GOING_ON && journal_report == 0 && journal_go == 0 ->
+        answer = (disk_fails && !journal_denied -> GOING_ON : NOT_CLEARED);
+        journal_denied = (answer == NOT_CLEARED)
     fi
 }
 
@@ -233,12 +247,12 @@ inline judges(new)
     back_from[new] = frame - RESUME; frame = 0;
     if
 #ifndef W_RESUMED_FOR_NOTHING
-    :: keeper && WORKS && HAS_SAID_ALL -> loses_lane(); destination_closes(new); back_from[new] = 0       /* S6: there is nothing to go on with */
-    :: keeper && WORKS && !HAS_SAID_ALL -> resumes_over(new)
+    :: found_keeper && WORKS && HAS_SAID_ALL -> loses_lane(); destination_closes(new); back_from[new] = 0       /* S6: there is nothing to go on with */
+    :: found_keeper && WORKS && !HAS_SAID_ALL -> resumes_over(new)
 #else
-    :: keeper && WORKS -> resumes_over(new)
+    :: found_keeper && WORKS -> resumes_over(new)
 #endif
-    :: !(keeper && WORKS) -> destination_end[new] = VISITS; back_from[new] = 0; visit = new; step = 1
+    :: !(found_keeper && WORKS) -> destination_end[new] = VISITS; back_from[new] = 0; visit = new; step = 1
     fi
 }
 
@@ -257,9 +271,9 @@ end: do
 #ifdef W_JOURNAL_FIRST
     :: d_step { ASKS(1) -> looks_into_journal(answer); step = 2 }
     :: d_step { ASKS(2) ->
-        if :: keeper -> answer = GOING_ON :: else fi;
+        if :: found_keeper -> answer = GOING_ON :: else fi;
 #else
-    :: d_step { ASKS(1) -> answer = (keeper -> GOING_ON : CLEARED); step = 2 }
+    :: d_step { ASKS(1) -> answer = (found_keeper -> GOING_ON : CLEARED); step = 2 }
     :: d_step { ASKS(2) ->
         if :: answer != GOING_ON -> looks_into_journal(answer) :: else fi;
 #endif

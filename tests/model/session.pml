@@ -9,7 +9,7 @@
 #define LOSSES 1        /* links lost: cut, or given up by one side that hears nothing; attempts to connect that come to nothing are of them */
 #endif
 #ifndef KILLS
-#define KILLS 1         /* of: receiver, keeper or xl at the destination killed, the destination's power cut */
+#define KILLS 1         /* of, at the destination: receiver, keeper or xl killed; power cut; journal that cannot be written; keeper that cannot be found */
 #endif
 #ifndef TERMS
 #define TERMS 1         /* SIGTERM to the source's xensecure */
@@ -39,6 +39,7 @@
 #define OUTCOME 30      /* + the state */
 #define EXIT 40
 #define ABORT 41
+#define ABORT_10 42     /* with reason 10: GO has come and is not delivered */
 /* States of an OUTCOME. */
 #define GOING_ON 0
 #define REPORTED_0 1
@@ -60,6 +61,9 @@ bool has_run;                           /* at the destination, and may have writ
 byte losses = LOSSES, kills = KILLS, terms = TERMS, fails = FAILS;      /* that may yet come */
 byte killed;                            /* how many came of those under KILLS */
 bool power_failed, is_on = true;        /* the destination's power */
+bool disk_fails;                        /* its journal takes nothing any more */
+bool hidden_keeper;                     /* it lives, and whoever asks for it finds none */
+#define found_keeper    (keeper && !hidden_keeper)
 
 /* ---- requirements, by the names that spin prints when one does not hold */
 

@@ -123,6 +123,7 @@ inline takes(frame)
 #else
     :: frame == ABORT && is_sent && !HAS_REPORT -> loses_links()        /* S8: what became of GO is for the journal there to say */
 #endif
+    :: frame == ABORT_10 -> replay(NOT_STARTED)         /* S9 */
     :: frame == EXIT && (HAS_REPORT || HAS_REFUSAL) -> source_ends()    /* F12 */
     :: frame == EXIT && !HAS_REPORT && !HAS_REFUSAL && !is_sent -> ends_uncleared()
 #ifdef W_EXIT_IS_THE_END

@@ -47,11 +47,7 @@ inline last_judgement()
     undecided = !(src == GONE && (dst == RUNNING || power_failed)
                || src == RUNNING && (dst == GONE || dst == PAUSED && killed > 0)
                || src == PAUSED && operator_looks && killed > 0);
-#ifndef W_JOURNAL_FIRST         /* whose worse fault is looked for */
     assert(!undecided)
-#else
-    skip
-#endif
 }
 
 proctype world()
@@ -66,15 +62,18 @@ end: do
     :: d_step { kills > 0 && keeper -> kills--; killed++; keeper_dies() }
     :: d_step { kills > 0 && !xl_ended -> kills--; killed++; xl_ended = true; xl_killed = true }
     :: d_step { kills > 0 && is_on -> kills--; power_cut() }
+    :: d_step { kills > 0 && !disk_fails -> kills--; killed++; disk_fails = true }
+    :: d_step { kills > 0 && keeper && !hidden_keeper -> kills--; killed++; hidden_keeper = true }
+    :: d_step { disk_fails && losses + kills + terms + fails == 0 -> disk_fails = false }       /* somebody makes room */
     :: d_step { !is_on -> is_on = true }
     /* No more faults, so that no wait is excused by one that might. */
     :: d_step { losses + kills + terms + fails > 0 -> losses = 0; kills = 0; terms = 0; fails = 0 }
 #ifdef W_JOURNAL_FIRST
     :: d_step { HAS_TO_ASK && asks == 0 -> looks_into_journal(answer); asks = 1 }
     :: d_step { HAS_TO_ASK && asks == 1 ->
-        if :: keeper -> answer = GOING_ON :: else fi;
+        if :: found_keeper -> answer = GOING_ON :: else fi;
 #else
-    :: d_step { HAS_TO_ASK && asks == 0 -> answer = (keeper -> GOING_ON : CLEARED); asks = 1 }
+    :: d_step { HAS_TO_ASK && asks == 0 -> answer = (found_keeper -> GOING_ON : CLEARED); asks = 1 }
     :: d_step { HAS_TO_ASK && asks == 1 ->
         if :: answer != GOING_ON -> looks_into_journal(answer) :: else fi;
 #endif

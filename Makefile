@@ -11,7 +11,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo attack test test-python test-debian test-c check bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-bench setup-xen
+.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,9 +31,23 @@ test-python: setup-test $(ENGINE) ## the Python tests, with the newest libraries
 test-debian: setup-test ## the same tests with Debian's Python, cryptography, pyOpenSSL and cffi
 	scripts/test-debian.sh $(PYTEST)
 
-test-c: setup-test ## the engine's C tests under ASan and UBSan, those with threads under TSan
+test-c: setup-test ## the engine's C tests and fuzz targets under ASan and UBSan, those with threads under TSan
 	tests/c/run.sh
 	tests/c/run.sh --tsan
+	tests/fuzz/run.sh
+
+fuzz: setup-fuzz $(ENGINE) ## every parser of a peer's bytes, for a minute each (docs/fuzzing.md); FUZZ="--seconds N"
+	tests/fuzz/run.sh --fuzz $(FUZZ)
+	$(VENV)/python -m tests.fuzz.messages $(FUZZ)
+
+model: setup-model ## the session's lost links and final handshake, model-checked by spin; MODEL="W_OLD_LANES" for one
+	@$(PYTHON) -m tests.model $(MODEL)
+
+faults: setup-test $(ENGINE) ## a link cut at every byte of a migration's small phases and at random in its pages; FAULTS="--seed N --random 500"
+	@$(VENV)/python -m tests.faults.sweep $(FAULTS)
+
+load: setup-test $(ENGINE) ## 20 migrations at once for 10 minutes, every second one cut; LOAD="--quick"
+	@$(VENV)/python -m tests.faults.load $(LOAD)
 
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)
@@ -80,7 +94,7 @@ $(ENGINE): $(wildcard csrc/*) setup.py | setup-demo
 	$(VENV)/python setup.py -q build_ext --inplace
 	@touch $@
 
-setup-demo setup-test setup-attack setup-bench setup-xen:
+setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model:
 	@scripts/setup.sh $(@:setup-%=%)
 
 clean: ## remove what was made, but not the virtual environments

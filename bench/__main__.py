@@ -22,8 +22,8 @@ from bench.rounds import Plan, Rounds, say, workloads
 from bench.workloads import memory_folder
 from xensecure import __version__
 
-FULL = Plan(runs=5, starts=15, mib=2048, link_mib=1024, growth=(1024, 16384), streams=())
-QUICK = Plan(runs=3, starts=5, mib=512, link_mib=128, growth=(512, 2048), streams=())
+FULL = Plan(runs=5, pairs=15, starts=15, mib=2048, link_mib=768, growth=(1024, 16384), streams=())
+QUICK = Plan(runs=3, pairs=5, starts=5, mib=512, link_mib=128, growth=(512, 2048), streams=())
 
 
 def _machine() -> str:
@@ -55,6 +55,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
     base = QUICK if chosen.quick else FULL
     return Plan(
         runs=chosen.runs or base.runs,
+        pairs=chosen.runs or base.pairs,
         starts=chosen.starts or base.starts,
         mib=chosen.mib or base.mib,
         link_mib=min(base.link_mib, chosen.mib or base.link_mib),
@@ -65,6 +66,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
 
 def _measure(plan: Plan, *, quick: bool) -> Results:
     """Everything, in folders that are gone afterwards."""
+    began = time.monotonic()
     compileall.compile_dir(HERE.parent / "xensecure", quiet=2)  # as an installed package is
     results = Results(_machine(), time.strftime("%Y-%m-%d"), quick=quick)
     with (
@@ -78,6 +80,7 @@ def _measure(plan: Plan, *, quick: bool) -> Results:
         rounds.layers(folder)
         rounds.on_loopback(folder, on_loopback)
         rounds.on_link(folder, on_link)
+    results.took = time.monotonic() - began
     return results
 
 

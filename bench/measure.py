@@ -29,8 +29,8 @@ class FailedError(Exception):
 class Carried:
     """A stream that was carried.
 
-    Seconds from the banner until the transport has ended; CPU seconds and most memory (bytes) of either side, without those of the
-    sending and the receiving program; the latter's CPU seconds stand beside them.
+    Seconds from the banner until the transport has ended; CPU seconds and most memory (bytes; 0 where nobody looked) of either side, without
+    those of the sending and the receiving program; the latter's CPU seconds stand beside them.
     """
 
     mib: float
@@ -111,15 +111,19 @@ def _used(process: subprocess.Popen[bytes]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def carry(transport: Transport, workload: Workload, programs: Path) -> Carried:
-    """Carry a stream, from the banner until the transport has ended."""
+def carry(transport: Transport, workload: Workload, programs: Path, *, watched: bool) -> Carried:
+    """Carry a stream, from the banner until the transport has ended.
+
+    ``watched``: look at its memory meanwhile. That walks the page tables of every process of the transport ten times a second, holds their
+    page faults up, and costs xensecure, which has the most processes, a fifth of its rate: such a run's seconds mean nothing.
+    """
     daemons = transport.daemons()
     _wait_idle(daemons)
     before = sum(map(cpu_seconds, daemons))
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with open(reader, "rb", closefd=True) as stdin:
         process = _start(transport, stdin)
-    watches = [MemoryWatch([process.pid], without=programs), MemoryWatch(daemons, without=programs)]
+    watches = [MemoryWatch([process.pid], without=programs), MemoryWatch(daemons, without=programs)] if watched else []
     for watch in watches:
         watch.start()
     if process.stdout is None:
@@ -136,7 +140,7 @@ def carry(transport: Transport, workload: Workload, programs: Path) -> Carried:
     seconds = time.monotonic() - start
     writing.wait()
     _wait_idle(daemons)
-    source_memory, destination_memory = (watch.stop() for watch in watches)
+    source_memory, destination_memory = (watch.stop() for watch in watches) if watched else (0, 0)
     reader_cpu = _reader_cpu(said, transport, workload.size)
     return Carried(
         mib=workload.size / 2**20,

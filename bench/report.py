@@ -45,6 +45,15 @@ def _series_part(series: Series) -> str:
     return f"### {series.workload}{kind}, {series.network}\n\n{size} each.\n\n{_series_table(series)}"
 
 
+def _settings_part(series: Series) -> str:
+    first = next(iter(series.runs))
+    head = ["setting", "MiB/s", "× the first's", "s", "CPU s/GiB", "source", "destination", "memory, source", "destination"]
+    rows = [_series_row(series, name) for name in series.runs]
+    for row, name in zip(rows, series.runs, strict=True):
+        row[2] = f"{series.ratio(name, first, lambda run: run.rate):.2f}"
+    return f"### Settings: {series.workload}, {series.network}\n\n{len(series.runs[first])} runs.\n\n{table(head, rows)}"
+
+
 def _starts_table(results: Results) -> str:
     rows = ([name, f"{median(took) * 1000:.0f} ms", f"{min(took) * 1000:.0f} ms"] for name, took in results.starts.items())
     return "### Start\n\nFrom exec to xl's banner, the connection made and authenticated.\n\n" + table(["", "median", "least"], rows)
@@ -78,11 +87,12 @@ def _bars_table(bars: Sequence[Bar]) -> str:
 def markdown(results: Results, bars: Sequence[Bar]) -> str:
     """The whole report."""
     about = (
-        f"{results.machine} {results.date}{', a small round' if results.quick else ''}. "
+        f"{results.machine} {results.date}{', a small round' if results.quick else ''}, {results.took / 60:.0f} minutes. "
         "Medians; transports by turns, and a ratio is the median of the turns' own. "
         "CPU seconds and memory are the transport's alone: the sending and the receiving program's are not in it."
     )
     parts = [about + "\n", *map(_series_part, results.series)]
+    parts += [_settings_part(series) for series in results.settings if series.runs]
     parts += [_starts_table(results)] if results.starts else []
     parts += [_growth_table(results)] if results.growth else []
     parts += [_layers_table(results)] if results.layers else []

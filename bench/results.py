@@ -11,16 +11,20 @@ from statistics import median
 from bench.measure import Carried
 
 OURS, SSH, PLAIN, BARE = "xensecure", "ssh", "socat, plain TCP", "bare pump"
-UNCOMPRESSED, COMPRESSED = "xensecure, compress off", "xensecure, compress zstd"
+UNCOMPRESSED, AUTO, COMPRESSED = (f"{OURS}, compress {value}" for value in ("off", "auto", "zstd"))
 
 
 @dataclass
 class Series:
-    """One workload over one network: of each transport the runs, all by turns. ``real``: a whole recorded stream."""
+    """One workload over one network: of each transport the runs, all by turns.
+
+    ``real``: a whole recorded stream. ``least``: the share of its bytes that is left without its runs of zeros, 1 where nobody has counted.
+    """
 
     network: str
     workload: str
     real: bool
+    least: float = 1.0
     runs: dict[str, list[Carried]] = field(default_factory=dict)
 
     def median(self, name: str, read: Callable[[Carried], float]) -> float:
@@ -34,18 +38,24 @@ class Series:
 
 @dataclass
 class Results:
-    """Everything: machine, seconds to the banner, series, xensecure with a small and a large stream, CPU seconds a GiB by layer, remarks."""
+    """Everything.
+
+    The machine, seconds to the banner, series, those of xensecure beside itself with other settings, xensecure with a small and a large stream,
+    CPU seconds a GiB by layer, remarks, and the seconds that it all took.
+    """
 
     machine: str
     date: str
     quick: bool = False
     starts: dict[str, list[float]] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
+    settings: list[Series] = field(default_factory=list)
     growth: list[Carried] = field(default_factory=list)
     layers: dict[str, float] = field(default_factory=dict)
     encrypted: list[str] = field(default_factory=list)
     fastest_ssh: str = ""
     notes: list[str] = field(default_factory=list)
+    took: float = 0.0
 
     def save(self, path: Path) -> None:
         """Into a file."""
@@ -58,6 +68,7 @@ class Results:
         found = cls(**json.loads(path.read_text()))
         found.growth = [Carried(**run) for run in found.growth]  # type: ignore[arg-type]
         found.series = [_series(entry) for entry in found.series]  # type: ignore[arg-type]
+        found.settings = [_series(entry) for entry in found.settings]  # type: ignore[arg-type]
         return found
 
 

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,27 @@ from bench.layers import BACKENDS, measure_layers
 from bench.measure import Carried, FailedError, carry, time_to_banner
 from bench.networks import GIGABIT, LOOPBACK, NoLinkError, gigabit, loopback
 from bench.peers import PEERS, Socat
-from bench.results import OURS, Results, Series
+from bench.results import AUTO, OURS, UNCOMPRESSED, Results, Series
 from bench.transports import MissingError, Place, Ssh, Transport, Xensecure
-from bench.workloads import SMALL, Workload, find_streams, random_pages, recorded, unpack
+from bench.workloads import SMALL, Workload, find_streams, quarter, random_pages, recorded, unpack
 from xensecure.link import engine
 from xensecure.link.config import HOST_KEYS, SCHEMA
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com")
+LANES = (1, 2, 4)
 _PROBE_MIB = 256  # a stream that tells ssh's ciphers apart
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: runs of each transport, starts of each, MiB of each stream; of the two streams that tell what grows."""
+    """How much is measured.
+
+    Runs of each transport, and of xensecure with and without compression; starts of each; MiB of each stream; of the two streams that tell
+    what grows.
+    """
 
     runs: int
+    pairs: int
     starts: int
     mib: int
     link_mib: int
@@ -69,7 +75,24 @@ class Rounds:
             for workload in workloads:
                 self.series(LOOPBACK, workload, there)
             if ours is not None:
+                self.settings(stack, place, workloads)
                 self.growth(ours)
+
+    def settings(self, stack: contextlib.ExitStack, place: Place, workloads: Sequence[Workload]) -> None:
+        """Other settings of xensecure, and nothing else, so that two runs of a turn stand close beside each other."""
+        pair = [name for value, name in (("off", UNCOMPRESSED), ("auto", AUTO)) if compress(value) is not None]
+        several = [f"{OURS}, lanes {lanes}" for lanes in LANES]
+        made = {
+            name: self._opened(stack, partial(Xensecure, place, name, options=("-o", name.removeprefix(f"{OURS}, ").replace(" ", "="))))
+            for name in [*pair, *several]
+        }
+        for workload in workloads[:2] if len(pair) == 2 else ():
+            self._settings_series(workload, [made[name] for name in pair], self.plan.pairs)
+        self._settings_series(workloads[0], [made[name] for name in several], self.plan.runs)
+
+    def _settings_series(self, workload: Workload, transports: Sequence[Transport | None], runs: int) -> None:
+        there = [transport for transport in transports if transport is not None]
+        self.results.settings.append(self._series(LOOPBACK, workload, there, runs))
 
     def on_link(self, folder: Path, workloads: Sequence[Workload]) -> None:
         """xensecure, ssh and plain TCP on a link of 1 Gbit/s: there it is bytes that count, not the cipher."""
@@ -77,7 +100,7 @@ class Rounds:
             with gigabit() as network, contextlib.ExitStack() as stack:
                 place = Place(network, folder, self.programs)
                 makers: list[Callable[[], Transport]] = [partial(Xensecure, place), partial(Ssh, place), partial(Socat, place)]
-                ways = {value: extra for value in ("off", "auto", "zstd") if (extra := compress(value)) is not None}
+                ways = {value: extra for value in ("auto", "zstd") if (extra := compress(value)) is not None}
                 makers += [partial(Xensecure, place, f"{OURS}, compress {value}", **extra) for value, extra in ways.items()]
                 there = [made for make in makers if (made := self._opened(stack, make)) is not None]
                 for workload in workloads:
@@ -94,25 +117,31 @@ class Rounds:
                     self.results.starts.setdefault(transport.name, []).append(took)
 
     def series(self, network: str, workload: Workload, transports: Sequence[Transport]) -> None:
-        """A workload, by all; a transport that fails twice in a turn is left out from then on."""
-        series = Series(network, workload.name, workload.real)
-        left = list(transports)
-        for number in range(self.plan.runs):
-            for transport in tuple(left):
+        """A workload, by all."""
+        self.results.series.append(self._series(network, workload, transports, self.plan.runs))
+
+    def _series(self, network: str, workload: Workload, transports: Sequence[Transport], runs: int) -> Series:
+        """A transport that fails twice in a turn is left out from then on. Memory is looked at in a turn of its own."""
+        series = Series(network, workload.name, workload.real, workload.least)
+        watched = {transport: self._carried(series, quarter(workload), transport, watched=True) for transport in transports}
+        left = {transport: run for transport, run in watched.items() if run is not None}
+        for number in range(runs):
+            for transport, looked_at in tuple(left.items()):
                 run = self._carried(series, workload, transport)
                 if run is None:
-                    left.remove(transport)
+                    del left[transport]
                     series.runs.pop(transport.name, None)
                     continue
+                run = replace(run, source_memory=looked_at.source_memory, destination_memory=looked_at.destination_memory)
                 series.runs.setdefault(transport.name, []).append(run)
-                say(f"{network}, {workload.name}, run {number + 1} of {self.plan.runs}: {transport.name} {run.rate:.0f} MiB/s")
-        self.results.series.append(series)
+                say(f"{network}, {workload.name}, run {number + 1} of {runs}: {transport.name} {run.rate:.0f} MiB/s")
+        return series
 
-    def _carried(self, series: Series, workload: Workload, transport: Transport) -> Carried | None:
+    def _carried(self, series: Series, workload: Workload, transport: Transport, *, watched: bool = False) -> Carried | None:
         """One run; a second one, and a remark, after a failure (stunnel has been seen to lose the last 10 KiB); None after two."""
         for what in ("failed once", "left out"):
             try:
-                return carry(transport, workload, self.programs)
+                return carry(transport, workload, self.programs, watched=watched)
             except FailedError as error:
                 self.note(f"{what}, {workload.name} on {series.network}: {error}")
         return None
@@ -120,7 +149,8 @@ class Rounds:
     def growth(self, ours: Transport) -> None:
         """A small and a large stream: what memory and CPU seconds grow by."""
         for mib in self.plan.growth:
-            run = carry(ours, random_pages(mib), self.programs)
+            run, looked_at = (carry(ours, random_pages(mib), self.programs, watched=watched) for watched in (False, True))
+            run = replace(run, source_memory=looked_at.source_memory, destination_memory=looked_at.destination_memory)
             self.results.growth.append(run)
             say(f"{mib} MiB: at most {run.memory / 2**20:.0f} MiB held a side")
 
@@ -153,7 +183,7 @@ class Rounds:
         for cipher in CIPHERS:
             transport = self._opened(stack, partial(Ssh, place, cipher=cipher))
             if transport is not None:
-                rates[transport] = max(carry(transport, random_pages(_PROBE_MIB), self.programs).rate for _ in range(2))
+                rates[transport] = max(carry(transport, random_pages(_PROBE_MIB), self.programs, watched=False).rate for _ in range(2))
         if not rates:
             return None
         fastest = max(rates, key=lambda transport: rates[transport])
@@ -195,4 +225,4 @@ def workloads(plan: Plan, rounds: Rounds, folder: Path) -> tuple[list[Workload],
                 "but a compressor finds it again and again, and no bar is judged by it."
             )
     made = [recorded(path, plan.mib) for path in streams]
-    return [random_pages(plan.mib), *made], [recorded(path, plan.link_mib) for path in streams[:1]]
+    return [random_pages(plan.mib), *made], [recorded(path, plan.link_mib) for path in streams]

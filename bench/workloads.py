@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +19,22 @@ SMALL = Path(__file__).parent.parent / "tests" / "data" / "migrate-pv-small.up.x
 # (zstd's window is 8 MiB at most unless it is told otherwise: RFC 8878, 3.1.1.1.2).
 REAL = 64 << 20
 STREAMS_MAX = 2  # recorded streams that are measured: the largest
+_RUN_MIN, _PIECE = 64, 8  # bytes: docs/protocol.md, F14 and F15
 _UNPACK = {".zst": "zstd", ".xz": "xz", ".gz": "gzip"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A stream: its name, what ``programs write`` is told, and how many bytes that makes. ``real``: a whole recorded stream."""
+    """A stream: its name, what ``programs write`` is told, and how many bytes that makes.
+
+    ``real``: a whole recorded stream. ``least``: the share of its bytes that is left without its runs of zeros.
+    """
 
     name: str
     arguments: tuple[str, ...]
     size: int
     real: bool = False
+    least: float = 1.0
 
 
 def random_pages(mib: int) -> Workload:
@@ -39,7 +46,21 @@ def recorded(path: Path, mib: int) -> Workload:
     """A stream in a file, repeated up to at least so many MiB."""
     size = path.stat().st_size
     times = max(1, -(-(mib << 20) // size))
-    return Workload(path.name, (str(path), str(times)), size * times, real=size >= REAL)
+    return Workload(path.name, (str(path), str(times)), size * times, real=size >= REAL, least=_least(path))
+
+
+@functools.cache
+def _least(path: Path) -> float:
+    """No run that an elided frame may leave out is in that share (docs/protocol.md, F15: 64 zeros at least, and 8 bytes in their place)."""
+    stream = path.read_bytes()
+    runs = sum(found.end() - found.start() - _PIECE for found in re.finditer(rb"\0{%d,}" % _RUN_MIN, stream))
+    return 1 - runs / len(stream)
+
+
+def quarter(workload: Workload) -> Workload:
+    """The same content, a quarter as long or a little more."""
+    mib = workload.size >> 22
+    return recorded(Path(workload.arguments[0]), mib) if len(workload.arguments) > 1 else random_pages(mib)
 
 
 def find_streams(given: Sequence[Path]) -> list[Path]:

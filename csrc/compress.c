@@ -7,7 +7,7 @@
 
 enum {
     MAGIC_LEN = 4,
-    /* Below a sixteenth the receiver's work costs more than what 10 Gbit/s win by it; the same bound as elision's. */
+    /* Below a sixteenth the receiver's work costs more than what 10 Gbit/s win by it. */
     WORTH = 16,
     /* Content sizes as RFC 8878 section 3.1.1.1.4 writes them: in one byte, in two less this much, in four. */
     SHORT_BASE = 256,

@@ -44,7 +44,7 @@ enum xs_type {
 
 enum xs_flag {                  /* of DATA */
     XS_ELIDED = 1,              /* its zero runs are left out (F14) */
-    XS_AGAIN = 2,               /* bytes that were sent before, on a lane that was lost (J6) */
+    XS_AGAIN = 2,               /* bytes that were sent before, on a lane that was lost or had stalled (J6) */
     XS_COMPRESSED = 4           /* on channel 0, and not with XS_ELIDED: it is compressed (F17) */
 };
 

@@ -62,7 +62,7 @@ void xs_lane_lose(struct xs_lane *lane, enum xs_lost why, int error)
 }
 
 /* Bytes that the kernel still holds of ours; 0 where it cannot say. */
-static int unsent_bytes(const struct xs_lane *lane)
+int xs_lane_unsent(const struct xs_lane *lane)
 {
     int unsent = 0;
 
@@ -77,7 +77,7 @@ static void start_closing(struct xs_lane *lane)
     (void)shutdown(lane->socket, SHUT_WR);
     lane->state = LANE_CLOSING;
     lane->closing_until = xs_pump_now() + CLOSING_MS;
-    lane->closing_unsent = unsent_bytes(lane);
+    lane->closing_unsent = xs_lane_unsent(lane);
 }
 
 /* Send what there is to send; after EXIT shut the sending side. */
@@ -105,7 +105,7 @@ static void watch_closing(struct xs_lane *lane, int readable)
     if (now < lane->closing_until)
         return;
     /* On a slow line the socket's buffer holds seconds of data before EXIT: the source is there as long as that shrinks. */
-    unsent = unsent_bytes(lane);
+    unsent = xs_lane_unsent(lane);
     if (unsent > 0 && unsent < lane->closing_unsent) {
         lane->closing_unsent = unsent;
         lane->closing_until = now + CLOSING_MS;
@@ -128,6 +128,8 @@ static void watch_time(struct xs_lane *lane, int heard)
         xs_session_keepalive(lane->pump->session, lane->number);
         lane->last_sent = now;  /* nothing goes out behind another lane's EXIT: ask again in time, and not at once */
     }
+    if (live(lane))
+        xs_lane_watch_stall(lane);
 }
 
 /* The events that its socket waits for. */
@@ -161,7 +163,7 @@ int64_t xs_lane_time(const struct xs_lane *lane, int64_t until)
         until = sooner(until, lane->last_sent, o->keepalive_ms);
     if (lane->pump->held_until != 0 && !lane->send_blocked && lane->pump->held_until < until)
         until = lane->pump->held_until;
-    return sooner(until, lane->last_received, o->silence_ms);
+    return sooner(xs_lane_stall_time(lane, until), lane->last_received, o->silence_ms);
 }
 
 /* What poll is to wait until a time: ms, -1 for ever. */

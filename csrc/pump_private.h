@@ -65,6 +65,9 @@ struct xs_lane {
     int64_t last_sent, last_received;   /* ms */
     int64_t closing_until;      /* ms */
     int closing_unsent;         /* bytes the kernel still held of ours (SIOCOUTQ) */
+    uint64_t sent;              /* bytes that the socket has taken */
+    int64_t looked;             /* ms: when it was last asked how much of that has been acknowledged; 0: there was nothing in flight */
+    uint64_t acknowledged;      /* bytes, by the peer's TCP, then */
     int lost, system_errno;
     int quiet;                  /* its loss is no news: the session has ended well */
 
@@ -152,8 +155,22 @@ int64_t xs_lane_time(const struct xs_lane *lane, int64_t until);
 /* After poll: read if there is something, and look at the time. */
 void xs_lane_ready(struct xs_lane *lane, short revents);
 
+/* Bytes that the kernel still holds of ours; 0 where it cannot say. */
+int xs_lane_unsent(const struct xs_lane *lane);
+
 /* What poll is to wait until a time: ms, -1 for ever. */
 int xs_pump_wait(int64_t until, int64_t now);
+
+/* ---- pump_stall.c: a lane whose peer's TCP is silent while others live ---- */
+
+/* The lane's socket is about to take bytes: where none are in flight, count the time from now on. */
+void xs_lane_sends(struct xs_lane *lane);
+
+/* The earlier of until and the time (ms) at which the lane's socket is to be looked at. */
+int64_t xs_lane_stall_time(const struct xs_lane *lane, int64_t until);
+
+/* Look at the lane's socket, if it is time: does it stand still, or go on? */
+void xs_lane_watch_stall(struct xs_lane *lane);
 
 /* ---- pump_threads.c ---- */
 

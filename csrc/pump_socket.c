@@ -200,6 +200,7 @@ static int push(struct xs_lane *lane)
 
     if (lane->out_done == lane->out_len)
         return 1;
+    xs_lane_sends(lane);
     xs_pump_unlock(pump);
     while (lane->out_done < lane->out_len) {
         ssize_t n = send(lane->socket, lane->out + lane->out_done, lane->out_len - lane->out_done, MSG_NOSIGNAL);
@@ -212,6 +213,7 @@ static int push(struct xs_lane *lane)
     }
     xs_pump_lock(pump);
     pump->link_sent += lane->out_done - before;
+    lane->sent += lane->out_done - before;
     lane->send_blocked = error == EAGAIN;
     if (error == EINTR)
         pump->woken = 1;

@@ -160,6 +160,28 @@ void xs_session_lost(struct xs_session *s, unsigned lane)
             lead(s, l);
 }
 
+/* True while a lane other than that one makes progress. */
+static int another_goes_on(const struct xs_session *s, unsigned lane)
+{
+    for (unsigned l = 0; l < XS_LANES_MAX; l++)
+        if (l != lane && s->lane[l].there && !s->lane[l].stalled)
+            return 1;
+    return 0;
+}
+
+/* A lane makes no progress any more (or does again): while others do, they get its stripes, and it none (J6). 1 if that has changed something. */
+int xs_session_stall(struct xs_session *s, unsigned lane, int stalled)
+{
+    struct lane *l = &s->lane[lane];
+
+    if (!l->there || l->stalled == stalled || (stalled && !another_goes_on(s, lane)))
+        return 0;
+    l->stalled = stalled;
+    if (stalled && s->out[0].fifo != NULL)
+        xs_stripes_orphan(s->out[0].stripes, lane);
+    return 1;
+}
+
 /* Room for *len bytes of input. NULL, and *len 0, when the window is used up or the input has ended. */
 uint8_t *xs_session_input(struct xs_session *s, unsigned channel, size_t *len)
 {

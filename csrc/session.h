@@ -39,6 +39,9 @@ void xs_session_attach(struct xs_session *s, unsigned lane);
 /* A lane is lost: what it had is for the others, or for the next one (J6). */
 void xs_session_lost(struct xs_session *s, unsigned lane);
 
+/* A lane makes no progress any more (or does again): while others do, they get its stripes, and it none (J6). 1 if that has changed something. */
+int xs_session_stall(struct xs_session *s, unsigned lane, int stalled);
+
 /* How many lanes there are. */
 unsigned xs_session_lanes(const struct xs_session *s);
 

@@ -67,10 +67,10 @@ static int next_end(struct xs_session *s, struct xs_header *header, const uint8_
     return 0;
 }
 
-/* True if DATA of a channel may go over a lane now: channel 0 over all, unless it is held back, the others over the leading one. */
+/* True if DATA of a channel may go over a lane now: channel 0 over all that have not stalled, unless it is held back, the others over the leading one. */
 static int goes_over(const struct xs_session *s, unsigned channel, unsigned lane)
 {
-    return s->out[channel].fifo != NULL && (channel == 0 ? !s->hold : lane == s->leader);
+    return s->out[channel].fifo != NULL && (channel == 0 ? !s->hold && !s->lane[lane].stalled : lane == s->leader);
 }
 
 /* The next DATA (F6, J5). The queue is never longer than the window, so that all it holds may be sent (F8). */

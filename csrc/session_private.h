@@ -34,6 +34,7 @@ struct incoming {               /* a channel that the peer sends */
 
 struct lane {
     int there;
+    int stalled;                /* nobody acknowledges what it sends: it gets no stripes */
     uint64_t acked[XS_CHANNELS];        /* by the last ACK that came over it */
     unsigned ends;              /* the channels whose END came over it: a bit each */
     int abort_sent;

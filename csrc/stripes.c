@@ -154,7 +154,7 @@ int xs_stripes_give(struct xs_stripes *stripes, unsigned lane, struct xs_piece *
     return 1;
 }
 
-/* The lane is lost: what it was given and is not acknowledged is for the others. */
+/* The lane is lost, or has stalled: what it was given and is not acknowledged is for the others. */
 void xs_stripes_orphan(struct xs_stripes *stripes, unsigned lane)
 {
     for (uint64_t i = stripes->base / XS_CHUNK; i * XS_CHUNK < stripes->tail; i++) {

@@ -16,7 +16,7 @@ struct xs_stripes;
 struct xs_piece {
     uint64_t offset;
     size_t len;                 /* never past the stripe's end */
-    int again;                  /* all of it has been given out before, to a lane that was lost */
+    int again;                  /* all of it has been given out before, to a lane that was lost or had stalled */
 };
 
 /* What there is for a lane to send. */
@@ -44,7 +44,7 @@ enum xs_offer xs_stripes_offer(const struct xs_stripes *stripes, unsigned lane);
 /* Give the lane its next piece: 1, or 0 when there is none for it. It counts as sent. */
 int xs_stripes_give(struct xs_stripes *stripes, unsigned lane, struct xs_piece *piece);
 
-/* The lane is lost: what it was given and is not acknowledged is for the others. */
+/* The lane is lost, or has stalled: what it was given and is not acknowledged is for the others. */
 void xs_stripes_orphan(struct xs_stripes *stripes, unsigned lane);
 
 #endif

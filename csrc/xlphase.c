@@ -127,9 +127,11 @@ static void head_config(struct xs_xlphase *x)
     reached(x, XS_PHASE_HEAD);
 }
 
-/* Channel 0 up to the configuration. */
-static void feed_head(struct xs_xlphase *x, const uint8_t *bytes, size_t len)
+/* Channel 0 up to the configuration. Returns how many bytes that took. */
+static size_t feed_head(struct xs_xlphase *x, const uint8_t *bytes, size_t len)
 {
+    const size_t all = len;
+
     while (len > 0 && x->head_state != HEAD_OVER) {
         int in_config = x->head_state == HEAD_CONFIG;
         uint8_t *to = in_config ? x->config : x->small;
@@ -142,7 +144,7 @@ static void feed_head(struct xs_xlphase *x, const uint8_t *bytes, size_t len)
         bytes += part;
         len -= part;
         if (*got < whole)
-            return;
+            break;
         switch (x->head_state) {
         case HEAD_HEADER:
             head_header(x);
@@ -157,6 +159,7 @@ static void feed_head(struct xs_xlphase *x, const uint8_t *bytes, size_t len)
             break;
         }
     }
+    return all - len;
 }
 
 /* Channel 0 after "ready": the domain has been read to its end by then, so that what comes now is GO or nothing we know. */
@@ -227,6 +230,8 @@ static void feed_down(struct xs_xlphase *x, const uint8_t *bytes, size_t len)
 /* The next len bytes of a channel, in the stream's order. */
 void xs_xlphase_feed(struct xs_xlphase *x, unsigned channel, const uint8_t *bytes, size_t len)
 {
+    size_t took = 0;
+
     if (len == 0)
         return;
     if (channel == 1) {
@@ -234,9 +239,9 @@ void xs_xlphase_feed(struct xs_xlphase *x, unsigned channel, const uint8_t *byte
     } else if (channel == 0) {
         /* Two comparisons for every piece of the guest's memory, and no look at it. */
         if (x->head_state != HEAD_OVER)
-            feed_head(x, bytes, len);
-        else if ((x->seen & 1U << XS_PHASE_READY) != 0 && !x->go_over)
-            feed_go(x, bytes, len);
+            took = feed_head(x, bytes, len);
+        if ((x->seen & 1U << XS_PHASE_READY) != 0 && !x->go_over && took < len)
+            feed_go(x, bytes + took, len - took);
     }
 }
 

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Install what is missing for one of the Makefile's commands, and nothing twice.
-#   scripts/setup.sh demo | test | attack | bench | xen
-# System packages come by apt (as root; otherwise one line says which are missing), Python's into .venv and, for test, .venv-debian.
+#   scripts/setup.sh demo | test | attack | fuzz | bench | xen | model
+# System packages come by apt (as root; otherwise one line says which are missing), Python's into .venv and, for test, .venv-debian; for model there are none.
 # PYTHON: the Python of .venv, python3 unless set; it must be 3.11 or newer.
 set -eu
 
 cd "$(dirname "$0")/.."
-purpose=${1:?"usage: scripts/setup.sh demo | test | attack | bench | xen"}
+purpose=${1:?"usage: scripts/setup.sh demo | test | attack | fuzz | bench | xen | model"}
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/xensecure"
 
 say() { echo "setup: $*" >&2; }
@@ -26,6 +26,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ]; then packages="$packa
 optional=
 case $purpose in
 demo) ;;
+fuzz) packages="$packages clang libclang-rt-dev llvm" ;; # libFuzzer, and what its coverage is read with
 test)
     # Debian's own libraries and build tools, for the run against them; ssh for the tests of 'xensecurectl enroll'; systemd-analyze and
     # mandoc for those of the units and manual pages.
@@ -42,14 +43,16 @@ bench)
     packages="$packages openssh-client openssh-server xz-utils zstd"
     optional="socat stunnel4 spiped mbuffer openssl valgrind"
     ;;
+model) packages="gcc libc6-dev python3 spin" ;;
 xen) packages="$packages qemu-system-x86 qemu-utils mmdebstrap dpkg-dev cpio e2fsprogs busybox-static git kmod openssh-client zstd" ;;
-*) fail "unknown purpose '$purpose'; demo, test, attack, bench or xen" ;;
+*) fail "unknown purpose '$purpose'; demo, test, attack, fuzz, bench, xen or model" ;;
 esac
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # The real xl comes from packages that are unpacked into a cache, not installed: for them apt must know its lists.
 needs_lists() {
+    [ "$purpose" = model ] && return 1
     for folder in "$cache"/xl-*; do [ -d "$folder" ] && return 1; done
     ! apt-cache policy xen-utils-4.17 2>/dev/null | grep -q 'Candidate: [0-9]'
 }
@@ -98,6 +101,9 @@ for package in $optional; do
     is_installed "$package" || say "no $package: what needs it is left out"
 done
 
+# The model is checked by any Python, without packages.
+[ "$purpose" = model ] && exit
+
 # ---- Python packages
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -139,7 +145,7 @@ if ! is_stamped .venv project setup.py pyproject.toml xensecure/__init__.py; the
     .venv/bin/pip install -qq --no-build-isolation --config-settings editable_mode=compat -e .
     put_stamp .venv project setup.py pyproject.toml xensecure/__init__.py
 fi
-case $purpose in test | attack) tested=yes ;; *) tested= ;; esac
+case $purpose in test | attack | fuzz) tested=yes ;; *) tested= ;; esac
 if [ "$tested" ] && ! is_stamped .venv dev requirements-dev.txt requirements-build.txt; then
     say "installing the test tools into .venv"
     .venv/bin/pip install -qq -r requirements-dev.txt

@@ -17,9 +17,9 @@ from bench.build import build_programs
 from bench.measure import Carried, carry, time_to_banner
 from bench.networks import GIGABIT, LOOPBACK, loopback
 from bench.peers import Bare
-from bench.results import COMPRESSED, OURS, PLAIN, SSH, UNCOMPRESSED, Results, Series
+from bench.results import AUTO, COMPRESSED, OURS, PLAIN, SSH, UNCOMPRESSED, Results, Series
 from bench.transports import Place
-from bench.workloads import SMALL, find_streams, random_pages, recorded, unpack
+from bench.workloads import SMALL, find_streams, quarter, random_pages, recorded, unpack
 
 GIB = 2**30
 
@@ -38,6 +38,7 @@ def results_of(ours: float = 1.0, plain: float = 1.5) -> Results:
         Series(LOOPBACK, "guest", real=True, runs={OURS: [run_of(ours)], PLAIN: [run_of(plain)]}),
         Series(GIGABIT, "guest", real=True, runs={UNCOMPRESSED: [run_of(6)], COMPRESSED: [run_of(3)], PLAIN: [run_of(10)]}),
     ]
+    settings = [Series(LOOPBACK, "guest", real=True, runs={UNCOMPRESSED: [run_of(), run_of()], AUTO: [run_of(1.01), run_of(1.02)]})]
     growth = [run_of(cpu=1, mib=1024), run_of(16, cpu=16, mib=16384)]
     starts = {OURS: [0.3, 0.3], SSH: [0.3, 0.4]}
     return Results(
@@ -45,6 +46,7 @@ def results_of(ours: float = 1.0, plain: float = 1.5) -> Results:
         date="2026-01-01",
         starts=starts,
         series=series,
+        settings=settings,
         growth=growth,
         layers={"read pipe": 0.1, "seal libcrypto": 0.2},
         encrypted=[OURS, SSH, fast_ssh],
@@ -68,7 +70,7 @@ def test_all_bars_are_met_by_what_meets_them() -> None:
     """A round in which everything is as demanded meets every bar."""
     found = verdicts(results_of())
     assert set(found.values()) == {True}
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 def test_bars_are_missed_one_by_one() -> None:
@@ -79,6 +81,33 @@ def test_bars_are_missed_one_by_one() -> None:
     results.starts[OURS] = [0.5, 0.5]
     missed = [what for what, met in verdicts(results).items() if met is False]
     assert [what.split(",")[0] for what in missed] == ["exec to xl's banner", "memory held", "memory held for 16 GiB of stream"]
+
+
+def test_link_bar_asks_for_no_more_than_the_zeros_give() -> None:
+    """Without compression a stream with few zeros has to be as fast as the rest of it lets it, and a slower one misses the bar all the same."""
+    for least, time, met in ((0.5, 7.0, True), (0.5, 7.2, False), (0.71, 7.2, True), (0.71, 7.4, False)):
+        results = results_of()
+        results.series[2].least = least
+        results.series[2].runs[UNCOMPRESSED] = [run_of(time)]
+        found = [bar for bar in bars.judge(results) if "without compression" in bar.what]
+        assert [bar.met for bar in found] == [met]
+        assert ("no zeros" in found[0].what) == (least > 0.7)
+
+
+def test_auto_must_not_be_slower() -> None:
+    """A round in which compress = auto takes 5 % longer misses its bar, and no other."""
+    results = results_of()
+    results.settings[0].runs[AUTO] = [run_of(1.05), run_of(1.05)]
+    assert [what for what, met in verdicts(results).items() if not met] == ["guest, loopback: rate with compress auto, times that with off"]
+
+
+def test_zeros_are_counted(tmp_path: Path) -> None:
+    """What is left of a stream without its runs of 64 zeros and more, each of which still costs 8 bytes."""
+    path = tmp_path / "stream"
+    path.write_bytes(b"x" * 100 + bytes(63) + b"x" + bytes(64) + b"x" * 772)
+    assert recorded(path, 0).least == pytest.approx((1000 - 64 + 8) / 1000)
+    assert quarter(random_pages(64)) == random_pages(16)
+    assert random_pages(64).least == 1.0
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
@@ -186,7 +215,7 @@ def test_bare_pump_carries(place: Place) -> None:
         repeated = recorded(stream, 1)
         assert repeated.size == stream.stat().st_size * int(repeated.arguments[1]) >= 1 << 20
         for workload in (random_pages(8), repeated):
-            run = carry(pump, workload, place.programs)
+            run = carry(pump, workload, place.programs, watched=False)
             assert run.mib == workload.size / 2**20
             assert run.seconds > 0
     finally:

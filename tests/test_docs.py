@@ -288,12 +288,13 @@ def test_state_diagram_is_drawn_from_the_table() -> None:
     assert drawn.strip() == done.stdout.strip()
 
 
-# ---- docs/threat-model.md
+# ---- docs/threat-model.md, docs/reliability.md
 
 
-def test_cited_tests_exist() -> None:
-    """Every test that the threat model cites is there."""
-    cited = re.findall(r"`(tests/[\w/]+\.(?:py|c))(?:::(\w+))?`", text("docs/threat-model.md"))
+@pytest.mark.parametrize("document", ["docs/threat-model.md", "docs/reliability.md"])
+def test_cited_tests_exist(document: str) -> None:
+    """Every test that the threat model and the page on reliability cite is there."""
+    cited = re.findall(r"`(tests/[\w/]+\.(?:py|c))(?:::(\w+))?`", text(document))
     assert cited
     for name, function in cited:
         assert (ROOT / name).exists(), name

@@ -136,6 +136,8 @@ DAMAGED = [
     json.dumps({"time": 1, "session": FIRST.hex(), "event": "go"}).encode() + b"\n",
     json.dumps({"time": "yesterday", "session": FIRST.hex(), "event": "go"}).encode() + b"\n",
     json.dumps({"time": "2026-07-01T12:00:00", "session": FIRST.hex(), "event": "go"}).encode() + b"\n",
+    json.dumps({"time": "0001-01-01T00:00:00Z", "session": FIRST.hex(), "event": "go"}).encode() + b"\n",
+    json.dumps({"time": "9999-12-31T23:59:59Z", "session": FIRST.hex(), "event": "go"}).encode() + b"\n",
     json.dumps({"time": "2026-07-01T12:00:00Z", "session": "../x", "event": "go"}).encode() + b"\n",
     json.dumps({"time": "2026-07-01T12:00:00Z", "session": [], "event": "go"}).encode() + b"\n",
     json.dumps({"time": "2026-07-01T12:00:00Z", "session": FIRST.hex(), "event": 7}).encode() + b"\n",

@@ -14,8 +14,23 @@ from xensecure.proto.domain import domain_name
 from xensecure.proto.errors import ProtocolError, Reason, TokenError
 from xensecure.proto.handshake import AuthenticationRequest, LinkKeys
 from xensecure.proto.keyschedule import DirectionKeys
-from xensecure.proto.launcher import Authenticate, Authenticated, Milestone, Note, Started, Wish
-from xensecure.proto.messages import NO_CONTACT, Accept, Contact, DestinationHello, Exit, ExitKind, Open, Purpose, Refusal, SourceHello, printable
+from xensecure.proto.launcher import Authenticate, Authenticated, Claimed, Join, Lane, Milestone, Note, Started, Wish
+from xensecure.proto.messages import (
+    NO_CONTACT,
+    OF_A_SESSION,
+    Accept,
+    Contact,
+    DestinationHello,
+    Exit,
+    ExitKind,
+    Open,
+    Outcome,
+    OutcomeState,
+    Purpose,
+    Refusal,
+    SourceHello,
+    printable,
+)
 from xensecure.proto.request import Flag, ReceiveRequest
 from xensecure.proto.tls import record_length, server_hello_group
 from xensecure.proto.token import Token
@@ -37,6 +52,7 @@ contacts = st.builds(
 source_hellos = st.one_of(
     st.builds(SourceHello, purpose=st.just(Purpose.PAIR), key_id=sized(16), contact=contacts, features=st.integers(0, 2**32 - 1)),
     st.builds(SourceHello, purpose=st.sampled_from([Purpose.MIGRATE, Purpose.ROTATE]), key_id=sized(16)),
+    st.builds(SourceHello, purpose=st.sampled_from(OF_A_SESSION), key_id=sized(16), session_id=sized(16)),
 )
 requests = st.builds(
     ReceiveRequest, flags=st.integers(0, 255).map(Flag), verbosity=st.integers(0, limits.VERBOSITY_MAX), coloft_script=st.one_of(st.just(""), texts)
@@ -82,11 +98,16 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "CONFIGURATION": (st.integers(0, limits.CONFIGURATION_MAX), launcher.push_configuration, launcher.pull_configuration),
     "CHALLENGE": (sized(32), launcher.push_challenge, launcher.pull_challenge),
     "NOTE": (notes, Note.push, Note.pull),
+    "OUTCOME": (st.builds(Outcome, state=st.just(OutcomeState.REPORTED), status=st.integers(0, 255), text=texts), Outcome.push, Outcome.pull),
+    "ANSWER": (st.builds(Outcome, state=st.sampled_from(OutcomeState), text=texts), launcher.push_outcome, launcher.pull_outcome),
+    "CLAIMED": (st.builds(Claimed, proof=sized(32), peer=texts), Claimed.push, Claimed.pull),
+    "JOIN": (st.builds(Join, peer=texts, resumes=st.booleans()), Join.push, Join.pull),
+    "LANE": (st.builds(Lane, keys=st.builds(LinkKeys, send=directions, receive=directions), resumes=st.booleans()), Lane.push, Lane.pull),
     "EXITED": (st.builds(Exit, kind=st.sampled_from(ExitKind), value=st.integers(0, 255)), launcher.push_exited, launcher.pull_exited),
 }
 EVERY_FORMAT = pytest.mark.parametrize("name", FORMATS)
-# REFUSE ends in free text: it has no end of its own that something could stand behind, and bytes that do not print are replaced.
-STRICT_FORMATS = pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"REFUSE"}))
+# These end in free text: it has no end of its own that something could stand behind, and bytes that do not print are replaced.
+STRICT_FORMATS = pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"REFUSE", "OUTCOME", "ANSWER"}))
 
 
 @EVERY_FORMAT

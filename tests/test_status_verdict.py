@@ -12,9 +12,11 @@ import pytest
 from xensecure.cli.domains import Seen, Sightings, own_name, parse_list, sight
 from xensecure.cli.verdict import Case, Verdict, decide, needs_word, picture_of
 from xensecure.cli.verdict_table import Picture, Sure
+from xensecure.destination.outcome import recorded_outcome
 from xensecure.link.hooks import Role
 from xensecure.link.journal import CLEARED, FAILED_OVER, GOING_ON, NOT_CLEARED, REPORTED, STATES, UNKNOWN, PeerWord, Record
 from xensecure.proto.errors import SystemFailure
+from xensecure.proto.messages import OutcomeState
 
 BEGUN = Record(session="01" * 16, role=Role.SOURCE, peer="hv2", domain="web1", started=1e9, last=1e9 + 60)
 ENDED = replace(BEGUN, ended=1e9 + 60, outcome="as it was")
@@ -53,6 +55,7 @@ def typed(found: Verdict) -> list[str]:
 DESTROY_AWAY = ["hv1# xl destroy web1--migratedaway"]
 RESUME = ["hv1# xensecurectl resume web1"]
 LOOK_THERE = ["hv2# xl list"]
+ASK_THERE = [*LOOK_THERE, "hv2# xensecurectl status web1"]
 
 # name: record, xl list here, the other host's word, same boot; then who holds it, how sure, what to type, whether all is well
 TABLE = {
@@ -70,13 +73,13 @@ TABLE = {
     "not cleared, gone": (source(NOT_CLEARED), NOTHING, None, True, "unknown", Sure.OPEN, LOOK_THERE, False),
     "not cleared, host restarted": (source(NOT_CLEARED), NOTHING, None, False, "unknown", Sure.LIKELY, LOOK_THERE, False),
     "not cleared, no xl": (source(NOT_CLEARED), "no xl", None, True, "hv1", Sure.CERTAIN, ["hv1# xl list"], False),
-    "GO sent, hv2 silent": (source(), AWAY, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO sent, hv2 silent": (source(), AWAY, SILENT, True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, it runs there": (source(), AWAY, word(REPORTED, 0), True, "hv2", Sure.CERTAIN, DESTROY_AWAY, False),
     "GO sent, it failed there": (source(), AWAY, word(REPORTED, 3), True, "hv1", Sure.CERTAIN, RESUME, False),
     "GO sent, did not come": (source(), AWAY, word(NOT_CLEARED), True, "hv1", Sure.CERTAIN, RESUME, False),
-    "GO came, xl killed there": (source(), AWAY, word(CLEARED), True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO came, xl killed there": (source(), AWAY, word(CLEARED), True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, not over there": (source(), AWAY, word(GOING_ON), True, "unknown", Sure.OPEN, ["hv1# xensecurectl status web1"], False),
-    "GO sent, hv2 knows nothing": (source(), AWAY, word(UNKNOWN), True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "GO sent, hv2 knows nothing": (source(), AWAY, word(UNKNOWN), True, "unknown", Sure.OPEN, ASK_THERE, False),
     "GO sent, host restarted, hv2 silent": (source(), NOTHING, SILENT, False, "unknown", Sure.OPEN, LOOK_THERE, False),
     "GO sent, host restarted, it runs there": (source(), NOTHING, word(REPORTED, 0), False, "hv2", Sure.CERTAIN, [], True),
     "GO sent, host restarted, did not come": (source(), NOTHING, word(NOT_CLEARED), False, "unknown", Sure.LIKELY, LOOK_THERE, False),
@@ -84,7 +87,7 @@ TABLE = {
     "GO sent, and runs here": (source(), RUNS, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
     "killed before GO": (BEGUN, RUNS, SILENT, True, "hv1", Sure.LIKELY, [], True),
     "killed before GO, paused": (BEGUN, Sightings(own=Seen.PAUSED), SILENT, True, "hv1", Sure.LIKELY, LOOK_THERE, False),
-    "killed, suspended": (BEGUN, AWAY, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
+    "killed, suspended": (BEGUN, AWAY, SILENT, True, "unknown", Sure.OPEN, ASK_THERE, False),
     "killed, suspended, did not come": (BEGUN, AWAY, word(NOT_CLEARED), True, "hv1", Sure.CERTAIN, RESUME, False),
     "killed, host restarted, runs again": (BEGUN, RUNS, SILENT, False, "unknown", Sure.OPEN, LOOK_THERE, False),
     "killed after GO, runs": (replace(BEGUN, go=True), RUNS, SILENT, True, "unknown", Sure.OPEN, LOOK_THERE, False),
@@ -232,6 +235,14 @@ def test_the_other_host_is_asked_where_it_helps() -> None:
     asked = [source(), source(UNKNOWN), source(GOING_ON), BEGUN, replace(BEGUN, go=True)]
     assert all(map(needs_word, asked))
     assert not any(map(needs_word, [source(REPORTED, 0), source(REPORTED, 1), source(NOT_CLEARED), replace(BEGUN, report=0), destination()]))
+
+
+@pytest.mark.parametrize("request_words", [("migrate-receive", "-r"), ("migrate-receive", "--colo")])
+def test_a_killed_backup_is_not_said_to_be_idle(request_words: tuple[str, ...]) -> None:
+    """Under Remus and COLO no GO is needed for a start: of a keeper that was killed nobody can say that the domain has not run there."""
+    record = replace(BEGUN, role=Role.DESTINATION, peer="hv1", request=request_words)
+    assert recorded_outcome(record, "hv1").state is OutcomeState.CLEARED
+    assert recorded_outcome(replace(record, request=("migrate-receive",)), "hv1").state is OutcomeState.NOT_CLEARED
 
 
 # ---- xl list

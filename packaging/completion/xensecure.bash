@@ -14,6 +14,13 @@ _xensecure_hosts() {
     _xensecure_words "$peers"
 }
 
+# The domains of this host, by their own names.
+_xensecure_domains() {
+    local domains
+    domains=$(xl list 2>/dev/null | sed -n '1d; s/ .*//; s/--incoming$//; s/--migratedaway$//; /^[A-Za-z0-9_][A-Za-z0-9_.+-]*$/p' | grep -vx Domain-0)
+    _xensecure_words "$domains"
+}
+
 _xensecure_files() {
     local file
     COMPREPLY=()
@@ -73,18 +80,21 @@ _xensecurectl() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     --config) _xensecure_files && return ;;
     --ttl) _xensecure_words '10m 30m 2h 7d' && return ;;
-    --address | --ssh | --ssh-option | --remote-command) COMPREPLY=() && return ;;
+    --address | --ssh | --ssh-option | --remote-command | --force | -n) COMPREPLY=() && return ;;
     -o) [[ $command == enroll ]] && COMPREPLY=() && return ;;
     esac
     case $command:${COMP_WORDS[COMP_CWORD]} in
     :-*) _xensecure_words '--config --version --help' ;;
-    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget doctor' ;;
+    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume doctor' ;;
     invite:*) _xensecure_words '--ttl --address --help' ;;
     enroll:*) _xensecure_words '--ssh -o --ssh-option --remote-command --help' ;;
     peers:*) _xensecure_words '--json --help' ;;
-    show:-*) _xensecure_words '--json --help' ;;
+    show:-* | status:-*) _xensecure_words '--json --help' ;;
+    history:-*) _xensecure_words '--json -n --help' ;;
+    resume:-*) _xensecure_words '--force --help' ;;
     *:-*) _xensecure_words '--help' ;;
     show:* | rotate:* | forget:*) _xensecure_hosts ;;
+    status:* | history:* | resume:*) _xensecure_domains ;;
     *) COMPREPLY=() ;;
     esac
 }

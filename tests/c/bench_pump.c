@@ -2,8 +2,10 @@
  * Throughput of the engine: writer -> pipe -> source pump -> TCP over loopback -> destination pump -> pipe -> reader, four processes.
  * The writer writes as libxc does (one writev of 4 MiB and a header a record: xl-contract, xg_sr_save.c), the reader reads 4 MiB at a time.
  *
- *   bench_pump [MiB] [engine | whole | bare] [zero pages in a hundred] [backend | best] [lanes]
- *     whole: without eliding; bare: the same four processes, with read and write in the pumps' place
+ *   bench_pump [MiB] [engine | whole | auto | zstd | bare] [zero pages in a hundred] [backend | best] [lanes] [Mbit/s]
+ *     Mbit/s: what each connection may take (SO_MAX_PACING_RATE), as one that a long way holds back
+ *     whole: without eliding; auto, zstd: with compression; bare: the same four processes, with read and write in the pumps' place
+ *   XS_STREAM_UP may name a captured stream, which is then written over and over in the pages' place.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,9 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -51,6 +55,51 @@ static void write_whole(int fd, const uint8_t *p, size_t len)
     }
 }
 
+static void write_record(int fd, uint8_t *header, const uint8_t *pages, size_t len)
+{
+    struct iovec v[2] = { { header, RECORD_HEADER }, { (void *)pages, len } };
+    ssize_t n = writev(fd, v, 2);
+
+    if (n < 0)
+        die("writev");
+    if ((size_t)n < RECORD_HEADER)
+        write_whole(fd, header + n, RECORD_HEADER - (size_t)n), n = RECORD_HEADER;
+    write_whole(fd, pages + (n - RECORD_HEADER), len - ((size_t)n - RECORD_HEADER));
+}
+
+/* A captured stream; NULL if none is named. Read before the clock starts. */
+static uint8_t *load_stream(size_t *size)
+{
+    const char *path = getenv("XS_STREAM_UP");
+    int file = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    struct stat status;
+    uint8_t *stream;
+
+    if (path == NULL)
+        return NULL;
+    if (file < 0 || fstat(file, &status) != 0)
+        die(path);
+    *size = (size_t)status.st_size;
+    stream = mmap(NULL, *size, PROT_READ, MAP_SHARED | MAP_POPULATE, file, 0);
+    if (stream == MAP_FAILED)
+        die("mmap");
+    close(file);
+    return stream;
+}
+
+/* That stream, so many times over that it is at least so long. */
+static void replay(int fd, const uint8_t *stream, size_t size, size_t mib)
+{
+    for (size_t done = 0; done < mib << 20; done += size) {
+        size_t at = 0;
+
+        for (; size - at >= RECORD_HEADER + RECORD; at += RECORD_HEADER + RECORD)
+            write_record(fd, (uint8_t *)stream + at, stream + at + RECORD_HEADER, RECORD);
+        write_whole(fd, stream + at, size - at);
+    }
+    _exit(0);
+}
+
 static void writer(int fd, size_t mib, size_t zero_percent)
 {
     static uint8_t header[RECORD_HEADER], page[RECORD];
@@ -65,27 +114,22 @@ static void writer(int fd, size_t mib, size_t zero_percent)
             memset(page + i * PAGES, 0, PAGES);
     while (left > 0) {
         size_t len = left < RECORD ? left : RECORD;
-        struct iovec v[2] = { { header, RECORD_HEADER }, { page, len } };
-        ssize_t n = writev(fd, v, 2);
 
-        if (n < 0)
-            die("writev");
-        if ((size_t)n < RECORD_HEADER)
-            write_whole(fd, header + n, RECORD_HEADER - (size_t)n), n = RECORD_HEADER;
-        write_whole(fd, page + (n - RECORD_HEADER), len - ((size_t)n - RECORD_HEADER));
+        write_record(fd, header, page, len);
         left -= len;
     }
     _exit(0);
 }
 
-static void pump(int role, const int *socket, int lanes, const int fd[3], int elide, const char *backend)
+static void pump(int role, const int *socket, int lanes, const int fd[3], const char *mode, const char *backend)
 {
-    struct xs_pump_options o = { .role = role, .wake_fd = -1, .elide = elide, .keepalive_ms = 10000, .silence_ms = 60000 };
+    struct xs_pump_options o = { .role = role, .wake_fd = -1, .elide = strcmp(mode, "whole") != 0, .keepalive_ms = 10000, .silence_ms = 60000 };
     struct xs_link_keys keys;
     struct xs_stats stats;
     struct xs_pump *p;
     int rc;
 
+    o.compress = strcmp(mode, "zstd") == 0 ? XS_COMPRESS_ZSTD : strcmp(mode, "auto") == 0 ? XS_COMPRESS_AUTO : XS_COMPRESS_OFF;
     memset(&keys, 7, sizeof(keys));
     memset(role == XS_SOURCE ? keys.send_key : keys.receive_key, 9, 32);
     for (int c = 0; c < 3; c++) {
@@ -136,8 +180,9 @@ static void close_all(const int *fd, int n)
         close(fd[n]);
 }
 
-static void tcp_pair(int fd[2])
+static void tcp_pair(int fd[2], unsigned mbits)
 {
+    unsigned rate = mbits * (1000000 / 8);
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t len = sizeof(a);
     int listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -150,17 +195,21 @@ static void tcp_pair(int fd[2])
         die("connect");
     fd[1] = accept(listener, NULL, NULL);
     close(listener);
+    if (mbits > 0 && setsockopt(fd[0], SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)) != 0)
+        die("SO_MAX_PACING_RATE");
 }
 
 int main(int argc, char **argv)
 {
     size_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 2048, got = 0;
-    int is_bare = argc > 2 && strcmp(argv[2], "bare") == 0, elide = argc <= 2 || strcmp(argv[2], "engine") == 0;
+    const char *mode = argc > 2 ? argv[2] : "engine";
+    int is_bare = strcmp(mode, "bare") == 0;
     size_t zero_percent = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
     const char *backend = argc > 4 && strcmp(argv[4], "best") != 0 ? argv[4] : NULL;
     int lanes = argc > 5 ? atoi(argv[5]) : 1, s[2][XS_LANES_MAX];
     int up[2], down[2], out[2], err[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), failed = 0, status;
-    uint8_t *buffer = malloc(RECORD);
+    size_t size = 0;
+    uint8_t *buffer = malloc(RECORD), *stream = load_stream(&size);
     struct rusage use;
     pid_t writes, source, destination;
     double start, took;
@@ -172,26 +221,28 @@ int main(int argc, char **argv)
     for (int l = 0; l < lanes; l++) {
         int both[2];
 
-        tcp_pair(both);
+        tcp_pair(both, argc > 6 ? (unsigned)atoi(argv[6]) : 0);
         s[0][l] = both[0];
         s[1][l] = both[1];
     }
     start = now();
     if ((writes = fork()) == 0) {
         close(up[0]), close(down[0]), close(down[1]), close_all(s[0], lanes), close_all(s[1], lanes), close(out[1]), close(err[1]);
+        if (stream != NULL)
+            replay(up[1], stream, size, mib);
         writer(up[1], mib, zero_percent);
     }
     if ((source = fork()) == 0) {
         close(up[1]), close(down[0]), close(down[1]), close_all(s[1], lanes), close(out[1]), close(err[1]);
         if (is_bare)
             bare(up[0], s[0][0]);
-        pump(XS_SOURCE, s[0], lanes, (int[]){ up[0], null, null }, elide, backend);
+        pump(XS_SOURCE, s[0], lanes, (int[]){ up[0], null, null }, mode, backend);
     }
     if ((destination = fork()) == 0) {
         close(up[0]), close(up[1]), close(down[0]), close_all(s[0], lanes), close(out[1]), close(err[1]);
         if (is_bare)
             bare(s[1][0], down[1]);
-        pump(XS_DESTINATION, s[1], lanes, (int[]){ down[1], out[0], err[0] }, 0, backend);
+        pump(XS_DESTINATION, s[1], lanes, (int[]){ down[1], out[0], err[0] }, mode, backend);
     }
     close(up[0]), close(up[1]), close(down[1]), close_all(s[0], lanes), close_all(s[1], lanes);
     while ((n = read(down[0], buffer, RECORD)) > 0)
@@ -207,7 +258,7 @@ int main(int argc, char **argv)
                (double)use.ru_utime.tv_sec + (double)use.ru_utime.tv_usec / 1e6,
                (double)use.ru_stime.tv_sec + (double)use.ru_stime.tv_usec / 1e6);
     }
-    printf("%s: %.2f GB in %.2f s: %.2f GB/s\n", is_bare ? "bare" : "engine", (double)got / 1e9, took,
+    printf("%s: %.2f GB in %.2f s: %.2f GB/s\n", mode, (double)got / 1e9, took,
            (double)got / 1e9 / took);
     free(buffer);
     return failed != 0;

@@ -4,7 +4,7 @@
 #include "../../csrc/elide.h"
 #include "../../csrc/util.h"
 
-enum { SURE = 519 /* bytes: a run that no search misses */, PAGE = 4096 };
+enum { SURE = 519 /* bytes: a run that no search misses */, FINE = 71 /* ... beside others that are worth it */, PAGE = 4096 };
 
 static uint8_t content[XS_PAYLOAD_MAX], back[XS_PAYLOAD_MAX], *payload;
 
@@ -57,6 +57,19 @@ static void every_alignment(void)
             memset(content + at, 0, len);
             CHECK(check(1500) == 1500 - len + (at > 0 ? 2 : 1) * XS_ELIDE_PIECE);
         }
+}
+
+/* Beside a zero page a run of 71 bytes is found wherever it lies. */
+static void short_runs(void)
+{
+    uint64_t seed = 6;
+
+    for (size_t at = PAGE + 1; at < PAGE + 300; at++) {
+        fill(3 * PAGE, &seed);
+        memset(content, 0, PAGE);
+        memset(content + at, 0, FINE);
+        CHECK(check(3 * PAGE) == 2 * PAGE - FINE + 2 * XS_ELIDE_PIECE);
+    }
 }
 
 /* A page at any of the 4096 places, as libxc writes it, is found whole. */
@@ -199,6 +212,7 @@ int main(void)
 {
     RUN(plain_cases);
     RUN(every_alignment);
+    RUN(short_runs);
     RUN(pages);
     RUN(not_worth_it);
     RUN(random_content);

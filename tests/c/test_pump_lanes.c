@@ -12,6 +12,7 @@ struct wire {
     pthread_t thread;
     uint64_t cut_at;            /* after so many bytes from the source it closes; UINT64_MAX: never */
     uint64_t flip_at;           /* the byte from the source that it changes */
+    uint64_t stop_at;           /* after so many bytes from the source it carries no more of them, and does not close */
 };
 
 struct end {
@@ -65,6 +66,8 @@ static void *carry(void *argument)
                 piece[w->flip_at - up] ^= 4;
             up += i == 0 ? (uint64_t)n : 0;
             send_all(w->middle[1 - i], piece, (size_t)n);
+            if (up >= w->stop_at)
+                slot[0].fd = -1;
             if (up >= w->cut_at) {
                 shutdown(w->middle[0], SHUT_RDWR);
                 shutdown(w->middle[1], SHUT_RDWR);
@@ -173,7 +176,7 @@ static void open_timed(struct test *t, uint32_t window, uint64_t total, unsigned
     t->total = total;
     CHECK(fcntl(t->rig.xl_in[0][1], F_SETFL, 0) == 0 && fcntl(t->rig.xl_in[1][0], F_SETFL, 0) == 0);
     for (unsigned l = 0; l < XS_LANES_MAX; l++)
-        t->wire[l].cut_at = t->wire[l].flip_at = UINT64_MAX;
+        t->wire[l].cut_at = t->wire[l].flip_at = t->wire[l].stop_at = UINT64_MAX;
     while (t->lanes < lanes)
         add_lane(t);
 }
@@ -313,6 +316,23 @@ static void changed(void)
     CHECK(tags > 0);
 }
 
+/* A lane falls silent and is not lost for that yet: after some seconds the others carry what it had. */
+static void silent(void)
+{
+    struct timespec from, to;
+    struct test t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &from);
+    open_timed(&t, 4 << 20, 20000003, 0, 100, 60000);
+    t.wire[1].stop_at = 200000;
+    while (t.lanes < 3)
+        add_lane(&t);
+    start_test(&t);
+    close_test(&t, XS_EV_ENDED);
+    (void)clock_gettime(CLOCK_MONOTONIC, &to);
+    CHECK(to.tv_sec - from.tv_sec < 30 && t.end[0].losses == 0);
+}
+
 /* All lanes cut: LOST, as with one, and what reached xl is a beginning of the stream. */
 static void all_cut(void)
 {
@@ -379,6 +399,7 @@ int main(void)
     RUN(cuts);
     RUN(limited_and_packed);
     RUN(changed);
+    RUN(silent);
     RUN(all_cut);
     RUN(aborts);
     RUN(most);

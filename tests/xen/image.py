@@ -25,7 +25,7 @@ UseDNS no
 PrintMotd no
 """
 # A key exchange takes an emulated CPU seconds, and more on a machine that is busy.
-_CONFIGURATION = """\
+CONFIGURATION = """\
 [defaults]
 connect_timeout = 60
 """
@@ -85,7 +85,7 @@ def _install(package: Path, root: Path) -> None:
     _put(policy, "#!/bin/sh\nexit 101\n", 0o755)
     run(["chroot", root, "dpkg", "-i", "/root/xensecure.deb"])
     policy.unlink()
-    _put(root / "etc/xensecure/xensecure.toml", _CONFIGURATION)
+    _put(root / "etc/xensecure/xensecure.toml", CONFIGURATION)
 
 
 def _listing(tools: Path | None) -> list[str]:
@@ -110,7 +110,7 @@ def _put_tools(tools: Path, root: Path) -> None:
     missing = sorted({line.split()[0] for line in run(["chroot", root, "ldd", f"/{found[0]}"]).splitlines() if "not found" in line})
     if missing:
         raise LabError(f"{tools}: xl there needs {', '.join(missing)}, which dom0 has not; name their packages in DOM0 of tests/xen/packages.py")
-    _put(root / "etc/xensecure/xensecure.toml", f'{_CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
+    _put(root / "etc/xensecure/xensecure.toml", f'{CONFIGURATION}[receive]\nxl = "/{found[0]}"\n')
     if (tools / "etc/init.d/xencommons").exists():
         with (root / "etc/default/xencommons").open("a") as file:
             file.write("XENCONSOLED_TRACE=guest\nQEMU_XEN=/bin/true\n")  # no guest here has a disk that qemu would have to serve

@@ -14,10 +14,13 @@ from types import TracebackType
 from typing import Self
 
 from tests.xen.common import say
-from tests.xen.hosts import HOSTS, Done, Host
+from tests.xen.hosts import HOSTS, Done, Host, together
+from xensecure.proto import limits
 
 XENSECURE = "-s xensecure"
 MOVE_SECONDS = 240
+# In which a destination has ended a session whose source does not come back (docs/protocol.md, S6), and its xl what it had begun.
+DESTINATION_SECONDS = limits.RESUME_SECONDS + limits.SILENCE_SECONDS + limits.HANDSHAKE_SECONDS + 40
 
 
 class WrongError(Exception):
@@ -183,10 +186,9 @@ def put_guest(mode: str, guest: str, host: Host) -> None:
 
 
 def clear() -> None:
-    """After a failure: no guests, fresh daemons, cables in."""
+    """After a failure: no guests, fresh daemons, the link as it was."""
     units = "xensecure-launcher.service 'xensecured@*.service'"
-    for host in HOSTS.values():
-        host.link("up")
+    together()
     for host in HOSTS.values():
         for domain in host.domains():
             host.sh(f"xl destroy '{domain}'", check=False)

@@ -14,6 +14,7 @@ __all__ = ["NAMES", "WITH_EVERY_GUEST", "run_all"]
 
 NAMES = list(CASES)
 _NEEDED = "token"  # all others but enroll stand on it
+_ON_REQUEST = ("compare",)  # a measurement, not a test
 
 
 def run_all(mode: str, names: Sequence[str]) -> int:
@@ -23,7 +24,7 @@ def run_all(mode: str, names: Sequence[str]) -> int:
         raise LabError(f"no such test: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     prepare()
     needed = [] if paired() else [_NEEDED]
-    chosen = [name for name in NAMES if not names or name in (*names, *needed)]
+    chosen = [name for name in NAMES if name in (*names, *needed) or (not names and name not in _ON_REQUEST)]
     rows: list[tuple[str, str, float, str]] = []
     for number, name in enumerate(chosen, 1):
         say(f"{number}/{len(chosen)} {name}: {(CASES[name].__doc__ or '').strip()}")

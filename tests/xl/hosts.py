@@ -43,6 +43,7 @@ class Fault(StrEnum):
     SUSPEND_FAIL_AT = "suspend_fail_at"  # offset: the source fails when it has written so much
     SUSPEND_AT = "suspend_at"  # offset of Point.SUSPEND, 0 if not set
     SUSPEND_RATE = "suspend_rate"  # bytes a second that the source writes at most
+    RESUME_FAIL = "resume_fail"  # 1: a suspended domain can't be resumed
     UNPAUSE_FAIL = "unpause_fail"  # 1: the target can't start its copy; status byte 3
     REMUS_CHECKPOINTS = "remus_checkpoints"  # number after which the source ends Remus
     DIGEST_OFF = "digest_off"  # 1: the target computes no SHA-256, for measurements of speed

@@ -220,7 +220,7 @@ def _arguments() -> argparse.ArgumentParser:
         if name == "history":
             command.add_argument("-n", dest="number", type=_count, default=20, metavar="N", help="the newest N (default 20; 0: all)")
     bring = add("resume", resume, "let a domain run again that a migration has left suspended here, if it runs nowhere else")
-    bring.add_argument("domain", metavar="DOMAIN", help="its own name, without --migratedaway")
+    bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
     add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
     return options

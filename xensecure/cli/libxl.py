@@ -82,7 +82,7 @@ def _load() -> ctypes.CDLL:
     for name, arguments in prototypes.items():
         function = getattr(library, name, None)
         if function is None:
-            raise SystemFailure(f"{library._name} has no {name}")
+            raise SystemFailure(f"libxl has no {name}: {library._name}")
         function.argtypes, function.restype = arguments, ctypes.c_int
     return library
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..link.config import Config
 from ..link.hooks import Role
-from ..link.journal import GOING_ON, REPORTED, Journal, PeerWord, Record, records
+from ..link.journal import PeerWord, Record, records
 from ..link.live import LiveSession, live_sessions
-from ..proto.errors import StateError, SystemFailure, XensecureError
-from ..proto.messages import Outcome, OutcomeState, printable
+from ..proto.errors import SystemFailure, XensecureError
+from ..proto.messages import Outcome, printable
 from ..source.progress import duration, size
 from ..source.query import ask_outcome
+from ..source.settle import keep, own_word
 from .common import out
 from .domains import AWAY, INCOMING, Seen, list_domains, own_name, sight
 from .verdict import Case, Verdict, decide, is_final, moment, needs_word
@@ -25,7 +25,6 @@ from .verdict_table import Sure
 NEEDS_OPERATOR = 1  # exit status
 _RECENT_SECONDS = 86400.0  # who is paged at night asks for what has happened since
 _LOOKS = 5
-_STATES = {state.words: state for state in OutcomeState}
 
 Ask = Callable[[Config, str, bytes, Outcome], Outcome]
 
@@ -101,12 +100,9 @@ class Inquiry:
         return self._silent[record.peer]
 
     def _asked(self, record: Record) -> PeerWord:
-        session = bytes.fromhex(record.session)
-        outcome = self._ask(self._config, record.peer, session, _own_word(record))
-        word = PeerWord(outcome.state.words, outcome.status, outcome.text, time.time())
-        with contextlib.suppress(StateError):  # a full disk costs the note, not the answer
-            Journal(self._config.state, Role.SOURCE).append(session, "peer", state=word.state, status=word.status, text=word.text)
-        return word
+        outcome = self._ask(self._config, record.peer, bytes.fromhex(record.session), own_word(record))
+        keep(self._config, record, outcome)
+        return PeerWord(outcome.state.words, outcome.status, outcome.text, time.time())
 
 
 def _look(config: Config) -> tuple[list[LiveSession], list[Record]]:
@@ -118,15 +114,10 @@ def _look(config: Config) -> tuple[list[LiveSession], list[Record]]:
         running = {(session.session, session.role) for session in live}
         if running == {(session.session, session.role) for session in before}:
             break
+    # The journal names a domain at once, its session about once a second.
+    names = {(record.session, record.role): record.domain for record in found}
+    live = [replace(session, domain=session.domain or names.get((session.session, session.role), "")) for session in live]
     return live, [record for record in found if (record.session, record.role) not in running]
-
-
-def _own_word(record: Record) -> Outcome:
-    """What this host tells the other (S11)."""
-    if record.state == GOING_ON:  # it was killed
-        return Outcome(OutcomeState.CLEARED if record.go else OutcomeState.UNKNOWN, text="xensecure was killed there")
-    state = _STATES[record.state]
-    return Outcome(state, (record.report or 0) & 255 if record.state == REPORTED else 0, record.outcome)
 
 
 # ---- for people

@@ -168,12 +168,8 @@ def fate_of(case: Case, picture: Picture) -> Fate:
 
 def _was_kept(case: Case, record: Record, picture: Picture) -> bool:
     """Killed before xl let go: xl renames a domain to NAME--migratedaway before it says GO (xl_migrate.c), and this one has its name."""
-    begun = record.go or record.report is not None or record.ended or _is_checkpointed(record)
+    begun = record.go or record.report is not None or record.ended or record.checkpointed
     return not begun and case.same_boot and picture in (Picture.RUNS, Picture.PAUSED)
-
-
-def _is_checkpointed(record: Record) -> bool:
-    return "-r" in record.request or "--colo" in record.request
 
 
 def _own_fate(record: Record) -> Fate:
@@ -182,7 +178,7 @@ def _own_fate(record: Record) -> Fate:
     if record.report is not None:
         return _from_state(journal.REPORTED, record.report)
     # The destination writes that GO has come before xl gets it (S7); the source may have been killed between the two. Under Remus there is no GO.
-    if _is_source(record) or record.go or _is_checkpointed(record):
+    if _is_source(record) or record.go or record.checkpointed:
         return Fate.UNDECIDED
     return Fate.NOT_STARTED
 

@@ -80,8 +80,7 @@ _IF_PAUSED_THERE = (
     "other run: 'xl unpause' there, or here 'xensecurectl resume {name} --force REASON'"
 )
 _IF_NOTHING_THERE = (
-    "{peer} has neither, and has not been restarted since: the word to start did not arrive, and the copy here is all there is: "
-    "xensecurectl resume {name} --force REASON"
+    "{peer} has neither, and status there says that {name} did not arrive: the copy here is all there is: xensecurectl resume {name} --force REASON"
 )
 _IF_RESTARTED_THERE = (
     "{peer} is switched off for certain, or was restarted since: the copy there is gone, but may have written to the disk: "
@@ -183,7 +182,7 @@ SOURCE: dict[tuple[Fate, Picture], Row] = {
     # Nobody knows here whether it was started there.
     **{
         (Fate.UNDECIDED, picture): Row(
-            _UNKNOWN, _OPEN, "{name} is on {host}, suspended; whether it runs on {peer} is not known", there=_LOOK, cases=_WHAT_IT_MEANS
+            _UNKNOWN, _OPEN, "{name} is on {host}, suspended; whether it runs on {peer} is not known", there=(*_LOOK, *_ASK), cases=_WHAT_IT_MEANS
         )
         for picture in (Picture.AWAY, Picture.SUSPENDED)
     },

@@ -27,7 +27,7 @@ from . import pairing, xl
 from .hooked import SessionHooks
 from .judge import Verdict, judge
 from .lanes import Visit, is_going_on
-from .outcome import recorded_outcome
+from .outcome import DENIED, recorded_outcome
 from .packets import Packets
 from .session import Session
 
@@ -132,10 +132,25 @@ class Keeper:
         """What became of the session that the source names."""
         session_id = verdict.hello.session_id
         going_on = is_going_on(self._config.run, session_id)  # first: what has ended by then is in the journal
-        outcome = recorded_outcome(find(self._config.state, session_id, Role.DESTINATION), verdict.name)
-        if going_on and outcome.state is not OutcomeState.UNKNOWN:
+        record = find(self._config.state, session_id, Role.DESTINATION)
+        outcome = recorded_outcome(record, verdict.name)
+        if outcome.state is OutcomeState.UNKNOWN:
+            return outcome
+        if going_on:
             return Outcome(OutcomeState.GOING_ON, text="xl there has not ended yet")
+        if outcome.state is OutcomeState.NOT_CLEARED and record is not None and not record.ended:
+            return self._denied(session_id, outcome)
         return outcome
+
+    def _denied(self, session_id: bytes, outcome: Outcome) -> Outcome:
+        """That GO was not delivered is said once it cannot be any more: a keeper of whom nobody knows finds the journal's word against it (S7)."""
+        try:
+            denied = any(entry["event"] == DENIED for entry in entries(self._config.state, session_id))
+            if denied or Journal(self._config.state, Role.DESTINATION).append_unless(session_id, DENIED, "go"):
+                return outcome
+        except StateError as error:
+            return Outcome(OutcomeState.GOING_ON, text=f"what became of it cannot be settled now: {error}")
+        return Outcome(OutcomeState.GOING_ON, text="the domain has just been cleared to run there")
 
     def _answer(self, verdict: Verdict) -> None:
         """QUERY (S11): keep the source's word, and give ours."""
@@ -154,8 +169,8 @@ class Keeper:
         said = sum(entry["event"] == "peer" for entry in entries(self._config.state, session_id))
         if said < limits.PEER_WORDS_MAX:
             with contextlib.suppress(StateError):  # a full disk costs the note, not the answer
-                fields = {"state": word.state.words, "status": word.status, "text": word.text}
-                Journal(self._config.state, Role.DESTINATION).append(session_id, "peer", **fields)
+                journal = Journal(self._config.state, Role.DESTINATION)
+                journal.append(session_id, "peer", state=word.state.words, status=word.status, text=word.text)
 
     def _hand_over(self, verdict: Verdict, visit: Visit, *, resumes: bool) -> None:
         """Let the receiver prove us to the source and give the connection up; then pass it on."""

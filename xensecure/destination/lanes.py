@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .packets import Packets, peer_user
 PROGRAM = "xensecure-launcher"
 # Between two processes of one host that have nothing else to do; less than the receiver waits for its verdict.
 _ANSWER_SECONDS = 5.0
+_BEGUN_SECONDS = 60.0  # a door that is older and not open is not being made any more
 # A visitor has its answer at once and gives the connection when its receiver has sent 100 bytes: as many at once as there can be connections.
 _VISITORS_MAX = limits.LANES_MAX
 _NO_SUCH_SESSION = "no session of that id is running there for this host"
@@ -44,15 +46,21 @@ def _address(folder: Path, session: str) -> Iterator[str]:
 
 
 def _knock(folder: Path, session: str) -> Packets:
-    """A connection to a session's door; OSError if nobody is there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """A connection to a session's door; OSError if nobody is there (as ``_is_absence`` has it), or too many wait before it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         with _address(folder, session) as address:
             sock.connect(address)
     except OSError:
         sock.close()
         raise
+    sock.settimeout(None)
     return Packets(sock)
+
+
+def _is_absence(error: OSError) -> bool:
+    """Whether it says that nobody is there. What this process lacks (descriptors, memory) or what is busy says nothing of a session."""
+    return isinstance(error, FileNotFoundError | ConnectionRefusedError)
 
 
 def sweep(run: Path) -> None:
@@ -60,6 +68,8 @@ def sweep(run: Path) -> None:
     folder = doors(run)
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
+            if path.name.startswith(".") and time.time() - path.lstat().st_mtime < _BEGUN_SECONDS:
+                continue  # one that is being made
             try:
                 _knock(folder, path.name).close()
             except ConnectionRefusedError:
@@ -67,12 +77,16 @@ def sweep(run: Path) -> None:
 
 
 def is_going_on(run: Path, session_id: bytes) -> bool:
-    """Whether a keeper has that session."""
+    """Whether a keeper has that session, or may have."""
     try:
         _knock(doors(run), session_id.hex()).close()
-    except OSError:
-        return False
+    except OSError as error:
+        return not _is_absence(error)
     return True
+
+
+def _busy() -> RefusedError:
+    return RefusedError("the session there does not answer now, for a hook runs or the host is busy; ask again", Reason.LOCAL_FAULT)
 
 
 class Visit:
@@ -81,8 +95,8 @@ class Visit:
     def __init__(self, run: Path, session_id: bytes) -> None:
         try:
             self._packets = _knock(doors(run), session_id.hex())
-        except OSError:
-            raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED) from None
+        except OSError as error:
+            raise (RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED) if _is_absence(error) else _busy()) from None
 
     def ask(self, peer: str, *, resumes: bool = False) -> None:
         """Whether the session takes a connection of this peer's; RefusedError if not."""
@@ -90,7 +104,7 @@ class Visit:
             self._packets.send(launcher.Join(peer, resumes).push())
             packet, _ = self._packets.receive(_ANSWER_SECONDS)
         except SystemFailure:
-            raise RefusedError("the session there does not answer now, for a hook runs or the host is busy; ask again", Reason.LOCAL_FAULT) from None
+            raise _busy() from None
         if not packet:
             raise RefusedError(_NO_SUCH_SESSION, Reason.NOT_ALLOWED)  # it has ended just now
         if launcher.kind_of(packet) is Kind.OVER:
@@ -137,23 +151,26 @@ class Door:
         self._granted: dict[int, int] = {}  # visitor: what it has taken of ``_left``; 0 if it resumes
 
     def open(self, run: Path) -> None:
-        """Let visitors come. A session whose door cannot be opened goes on with one connection."""
+        """Let visitors come; StateError if they cannot."""
         folder = doors(run)
+        aside = f".{self._session}"  # a name that is there is listened to: `sweep` takes one that refuses for a leftover
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             store.make_directory(folder)
             mask = os.umask(0o177)
             try:
-                with _address(folder, self._session) as address:
+                with _address(folder, aside) as address:
                     listener.bind(address)
             finally:
                 os.umask(mask)
             listener.listen(_VISITORS_MAX)
-        except (OSError, StateError) as error:
+            (folder / aside).rename(folder / self._session)
+        except OSError as error:
             listener.close()
-            reason = error.strerror if isinstance(error, OSError) else error
-            say(PROGRAM, f"{folder}: {reason}; session {self._session} takes no further connections")
-            return
+            raise StateError(f"{folder}: no socket can be made there: {error.strerror}") from None
+        except StateError:
+            listener.close()
+            raise
         self._path, self._listener = folder / self._session, listener
         self._watch(listener.fileno(), self._accept)
 

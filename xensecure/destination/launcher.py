@@ -17,6 +17,7 @@ from ..link.peers import Peers
 from ..link.say import say
 from ..proto import limits
 from ..proto.errors import ConfigurationError, SystemFailure, XensecureError
+from .accepting import Accepting
 from .keeper import Keeper
 from .lanes import sweep
 from .packets import Packets, peer_user
@@ -41,6 +42,7 @@ class Launcher:
         self._slots = mmap.mmap(-1, config.sessions + limits.UNAUTHENTICATED_MAX)
         self._keepers: dict[int, int] = {}  # process id: slot
         self._served: dict[int, int] = {}  # process id: that of its receiver
+        self._accepting = Accepting(PROGRAM)
 
     def run(self) -> None:
         """Serve until SIGTERM; the keepers go on by themselves."""
@@ -88,10 +90,9 @@ class Launcher:
         return listener
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return  # it went away between poll and accept
+        sock = self._accepting.next(listener)
+        if sock is None:
+            return
         with contextlib.closing(sock):
             uid, gid, pid = peer_user(sock)
             if uid != self._user and gid != self._group:

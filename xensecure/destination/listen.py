@@ -19,6 +19,7 @@ from ..link.say import say
 from ..proto import limits
 from ..proto.errors import AuthenticationError, SystemFailure, UsageError, XensecureError
 from ..proto.tls import Credentials
+from .accepting import Accepting
 from .receiver import Receiver
 from .systemd import inherited_sockets
 
@@ -84,6 +85,7 @@ class Listener:
         self._config = config
         self._credentials = load_credentials(config)
         self._children: dict[int, _Child] = {}
+        self._accepting = Accepting(PROGRAM)
         self._stopping = False
 
     def run(self) -> None:
@@ -148,10 +150,9 @@ class Listener:
                 self._children.pop(pid, None)
 
     def _accept(self, listener: socket.socket, listeners: list[socket.socket]) -> None:
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return  # it went away between poll and accept
+        sock = self._accepting.next(listener)
+        if sock is None:
+            return
         with contextlib.closing(sock):
             address = peer_address(sock)
             strangers = Counter(child.address for child in self._children.values() if not child.authenticated)

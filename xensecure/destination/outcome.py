@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..link.journal import Record
 from ..proto.messages import Outcome, OutcomeState
 
+DENIED = "denied"  # the journal's event: the source has been told that GO was not delivered; it and "go" exclude each other
+
 _STATES = {state.words: state for state in OutcomeState}
 
 
@@ -25,6 +27,8 @@ def _unfinished(record: Record) -> Outcome:
         return Outcome(OutcomeState.REPORTED, _status(record), f"xl there reported status {record.report}, and {why}")
     if record.report is not None:
         return Outcome(OutcomeState.CLEARED, text=f"the domain ran there, and {why}")
+    if record.checkpointed:
+        return Outcome(OutcomeState.CLEARED, text=f"xl there may have started the last checkpoint, and {why}")
     if record.go:
         return Outcome(OutcomeState.CLEARED, text=f"the domain was cleared to run there, no report of xl's was seen, and {why}")
     return Outcome(OutcomeState.NOT_CLEARED, text=f"the domain was not cleared to run there, and {why}")

@@ -15,7 +15,7 @@ from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Si
 from ..link.say import say
 from ..proto import launcher, limits
 from ..proto.domain import domain_name
-from ..proto.errors import LinkLostError, Reason, RefusedError, SystemFailure, XensecureError
+from ..proto.errors import LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, FrameType, Open, Refusal
 from .hooked import sealed_file
@@ -148,6 +148,8 @@ class Relay:
             if packet and launcher.kind_of(packet) is Kind.NOTED:
                 self._awaits_noted = False
                 return
+            if packet and launcher.kind_of(packet) is Kind.REFUSED:
+                self._refuse(launcher.pull_refused(packet))
             self._take(packet, descriptors, stats)
 
     def _show_configuration(self) -> None:
@@ -235,28 +237,38 @@ class Relay:
         """A further connection of this session (J4), or one in the place of all that it has (S4). One that cannot be taken is closed."""
         lane = launcher.Lane.pull(packet)
         wipe(packet)
-        sock = socket.socket(fileno=descriptors[0])
-        prepare(sock)
-        before = list(self._sockets.values()) if lane.resumes else []
         try:
+            sock = socket.socket(fileno=descriptors[0])
+        except OSError as error:
+            raise ProtocolError(f"a connection that is none: {error.strerror}") from None
+        prepare(sock)
+        try:
+            if not lane.resumes and self._lost_until != math.inf:
+                raise LinkLostError("the session has lost its link, and goes on over none but one that resumes it")
             channel = frames_under(sock, Wire(sock, Deadline(0)), lane.keys, cipher=self._cipher)  # 32 bytes find room in a new socket
+            channel.send(FrameType.ACCEPT)
             if lane.resumes:
                 self._pump.drop()
-            channel.send(FrameType.ACCEPT)
             self._pump.attach(channel.link, sock.fileno())
         except XensecureError as error:
             sock.close()
             say(PROGRAM, f"{self.whom}: a further connection cannot be used: {error}")
+            if self._pump.stats().lost is Lost.REPLACED and self._lost_until == math.inf:
+                self._wait_for_source("the connection that was to take its place cannot be used")
             return
         if lane.resumes:
-            self._sockets.clear()
-            for old in before:
-                old.close()
-            if self._lost_until == math.inf:
-                self._tell(Milestone.INTERRUPTED, stats, why="the source has lost its link and made another")
-            self._lost_until = math.inf
-            self._tell(Milestone.RESUMED, stats)
+            self._take_over(stats)
         self._sockets[sock.fileno()] = sock
+
+    def _take_over(self, stats: Stats) -> None:
+        """A new connection is in the place of all others."""
+        for old in self._sockets.values():
+            old.close()
+        self._sockets.clear()
+        if self._lost_until == math.inf:
+            self._tell(Milestone.INTERRUPTED, stats, why="the source has lost its link and made another")
+        self._lost_until = math.inf
+        self._tell(Milestone.RESUMED, stats)
 
     def _on_lane_lost(self, stats: Stats) -> None:
         self._sockets.pop(stats.lane_socket).close()
@@ -307,21 +319,29 @@ class Relay:
 
     def _on_lost(self, stats: Stats) -> None:
         """The last link is lost (section 7)."""
-        why = _LOST[stats.lost]
+        why = _LOST[stats.lost] + (f" ({os.strerror(stats.system_errno)})" if stats.lost is Lost.SYSTEM and stats.system_errno else "")
         if stats.lost is Lost.PROTOCOL and stats.phase < Phase.GO:
             with contextlib.suppress(XensecureError):
                 self._pump.abort(Reason.PROTOCOL, why, _ABORT_SECONDS)
             self._tell(Milestone.LOST, stats, why=why)
             raise LinkLostError(why)
+        self._wait_for_source(why)
+
+    def _wait_for_source(self, why: str) -> None:
         for sock in self._sockets.values():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         self._why = why
         self._lost_until = time.monotonic() + self._wait
-        self._tell(Milestone.INTERRUPTED, stats, why=why)
+        self._tell(Milestone.INTERRUPTED, self._pump.stats(), why=why)
         say(PROGRAM, f"{self.whom}: link lost: {why}; waiting for the source for {self._wait:.0f} s")
 
     def _give_up(self, stats: Stats) -> None:
+        if self._checkpointed and self._launcher_left:
+            # Our end would be the end of xl's input, and so failover, with nobody left to fence the source off before.
+            self._lost_until = math.inf
+            say(PROGRAM, f"{self.whom}: source and launcher have gone, and xl waits; end process {os.getpid()} to fail over")
+            return
         self._tell(Milestone.LOST, stats, why=self._why)
         raise LinkLostError(self._why)
 

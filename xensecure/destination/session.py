@@ -8,26 +8,27 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..link.config import Config
 from ..link.hooks import Outcome, Role
 from ..link.journal import Journal
 from ..link.live import Live
 from ..link.say import say
-from ..proto import launcher, limits
-from ..proto.errors import HookError, ProtocolError, RefusedError, StateError, SystemFailure
+from ..proto import launcher, limits, xlwords
+from ..proto.errors import HookError, ProtocolError, Reason, RefusedError, StateError, SystemFailure
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, OutcomeState
 from ..proto.request import ReceiveRequest
 from . import xl
 from .hooked import Plug, SessionHooks, read_sealed
 from .lanes import Door
+from .outcome import DENIED
 from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
 _DRAIN_PIECE = 1 << 16  # bytes
-# xl's last words to the source (xl_migrate.c, migrate_receive): the status byte follows. 0: the domain runs here.
-_REPORT = b"my copy unpause results are as follows\0"
+_WHY_MAX = 200  # characters of a receiver's reason: ours are shorter, and the space set aside in the journal is finite
 _FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
 
 
@@ -84,8 +85,11 @@ class Session:
 
     def run(self) -> str:
         """Hand xl's pipes over, watch until xl and the receiver have ended; returns the outcome in words, which stands in the journal too."""
-        self._door.open(self._config.run)  # before the source knows the session's id
-        self._hand_over()
+        try:
+            self._door.open(self._config.run)  # before the source knows the session's id
+            self._hand_over()
+        except StateError as error:
+            self._refuse(RefusedError(f"{error}: a session that could not be resumed is not begun", Reason.LOCAL_FAULT))
         process = os.pidfd_open(self._receive.process.pid)
         # In this order: what the receiver has said before xl's end is heard before it.
         self._watch(self._packets.fileno(), self._from_receiver)
@@ -100,6 +104,7 @@ class Session:
         # A child of xl's may keep its output open for ever: what xl itself has written is in the pipe by now, and fits one piece.
         if self._receive.stdout in self._handlers:
             self._drain(self._receive.stdout)
+        self._look_for_status()
         outcome = self._outcome()
         self._door.close()
         self._live.close()
@@ -195,6 +200,7 @@ class Session:
             self._packets.send(launcher.push_refused(refusal.reason, self._lost))
 
     def _note(self, note: Note) -> None:
+        note = replace(note, why=note.why[:_WHY_MAX])
         self._bytes = max(self._bytes, note.stream_bytes)
         if note.domain:
             self._domain = note.domain
@@ -235,10 +241,23 @@ class Session:
         elif note.milestone is Milestone.LOST:
             self._lost = self._lost or note.why
             fields["why"] = note.why
-        self._record(note.milestone.name.lower(), **fields)
         if note.milestone is Milestone.GO:
-            with contextlib.suppress(SystemFailure):
-                self._packets.send(launcher.push_empty(Kind.NOTED))  # S7: xl gets it only then
+            self._note_go(fields)
+        else:
+            self._record(note.milestone.name.lower(), **fields)
+
+    def _note_go(self, fields: dict[str, object]) -> None:
+        """Write it down, and let the receiver deliver it then; or end the session: what the journal has not, xl must not get (S7)."""
+        try:
+            if self._journal.append_unless(self._id, "go", DENIED, **fields):
+                with contextlib.suppress(SystemFailure):
+                    self._packets.send(launcher.push_empty(Kind.NOTED))
+                return
+            why = "the source has been told that the domain was not cleared to run here"
+        except StateError as error:
+            why = f"the journal there cannot be written ({error}), and what is not recorded is not started"
+        self._went = Milestone.READY
+        self._refuse(RefusedError(why, Reason.NOT_CLEARED))
 
     def _record(self, event: str, **fields: object) -> None:
         try:
@@ -275,9 +294,19 @@ class Session:
     def _look_for_report(self, piece: bytes) -> None:
         """What xl reports when the source cannot hear it any more is known here alone."""
         self._last_words = (self._last_words + piece)[-_DRAIN_PIECE:]
-        _, found, status = self._last_words.partition(_REPORT)
+        _, found, status = self._last_words.partition(xlwords.REPORT)  # the status byte follows; 0: the domain runs here
         if found and status and self._report is None:
             self._report = status[0]
+            self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
+
+    def _look_for_status(self) -> None:
+        """The end of a report whose words a receiver had read before it ended: xl writes words and status in two pieces, and GO behind a failure."""
+        if self._report is not None or self._went < Milestone.GO or self._end is None or self._end.kind is not ExitKind.EXITED:
+            return
+        words = self._last_words.removesuffix(xlwords.GO)
+        failed = words != self._last_words
+        if words and xlwords.REPORT.endswith(words[:-1]) and failed == (words[-1] != 0):
+            self._report = words[-1]
             self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
 
     def _hear_out(self) -> None:

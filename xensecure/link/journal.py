@@ -6,6 +6,7 @@ the receiver"). What became of a session is folded from its lines into a :class:
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import errno
@@ -34,6 +35,8 @@ _LINE_MAX = 1 << 16  # bytes; ours are some hundred
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 # What a file system answers that cannot set space aside.
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
+# Seconds: 9999 begins. What can be written of later times, and of those before 1970, depends on the time zone.
+_LAST_TIME = 253370764800.0
 _SESSION = re.compile(r"([0-9a-f]{2}){1,32}")
 
 # The states of docs/protocol.md, section 7, as `end` and `peer` have them.
@@ -63,21 +66,34 @@ class Journal:
         self._path = state / "journal.jsonl"
         self._role = role
 
-    def append(self, session: bytes, event: str, **fields: object) -> None:
+    def append(self, session: bytes, event: str, /, **fields: object) -> None:
         """One entry with the time (UTC, ISO 8601), the session's id, the role, the event's name and what belongs to it; on disk when this returns.
 
         With ``start`` the file is rotated if it is long, and room made, as by ``reserve``.
+        """
+        self.append_unless(session, event, "", **fields)
+
+    def append_unless(self, session: bytes, event: str, excluded_by: str, /, **fields: object) -> bool:
+        """The same, unless the session has another event in this role: then nothing is written, and False returned.
+
+        Of two events that exclude each other so, one is ever written.
         """
         entry = {"time": _written(time.time()), "session": session.hex(), "event": event, "role": str(self._role), **fields}
         line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
         with self._locked(rotate=event == "start") as descriptor:
             if event == "start":
                 _set_aside(descriptor)
+            if excluded_by and self._has(session, excluded_by):
+                return False
             end = os.lseek(descriptor, 0, os.SEEK_END)
             # A full disk or a crash may have cut the last line short.
             whole = end == 0 or os.pread(descriptor, 1, end - 1) == b"\n"
             store.write_all(descriptor, line if whole else b"\n" + line)
             os.fsync(descriptor)
+        return True
+
+    def _has(self, session: bytes, event: str) -> bool:
+        return any(found["event"] == event and found.get("role") == self._role for found in entries(self._path.parent, session))
 
     def reserve(self) -> None:
         """Set space aside behind the end, so that a disk that fills up keeps no session from being written; StateError if there is no room."""
@@ -147,7 +163,10 @@ def _read_time(text: object) -> float:
     """Seconds since 1970; ValueError for what ``_written`` does not write."""
     if not isinstance(text, str) or not text.endswith("Z"):
         raise ValueError
-    return datetime.fromisoformat(text).timestamp()
+    moment = datetime.fromisoformat(text).timestamp()
+    if not 0 <= moment < _LAST_TIME:
+        raise ValueError
+    return moment
 
 
 # ---- reading
@@ -240,6 +259,16 @@ class Record:
     boot: str = ""
     peer_word: PeerWord | None = None
     last: float = 0.0  # its newest entry's time
+
+    @property
+    def session_id(self) -> builtins.bytes:
+        """The session's id."""
+        return builtins.bytes.fromhex(self.session)
+
+    @property
+    def checkpointed(self) -> bool:
+        """Whether this is Remus or COLO: no move, no GO, and at its destination every end of the stream starts the last checkpoint."""
+        return "-r" in self.request or "--colo" in self.request
 
     @property
     def went_well(self) -> bool:

@@ -135,3 +135,4 @@ class Reason(enum.IntEnum):
     LAUNCHER_LOST = 7
     STOPPED = 8
     LOCAL_FAULT = 9
+    NOT_CLEARED = 10  # ABORT of a destination that has GO and does not deliver it

@@ -73,6 +73,6 @@ HOOK_SECONDS: Final = 30.0  # for one hook; a source's xl that waits for one has
 HOOK_TERM_SECONDS: Final = 2.0  # from SIGTERM to SIGKILL; as long as xl gives its transport
 HOOK_LINES_MAX: Final = 200  # lines of a hook's output in our log; the rest is left out
 HOOK_LINE_MAX: Final = 512  # bytes of one of them; half of REASON_TEXT_MAX, for a refusal carries the last one
-INTERRUPTIONS_MAX: Final = 100  # lost links of a session that its journal names, and as many resumptions: a disk is finite
+INTERRUPTIONS_MAX: Final = 20  # lost links of a session that its journal names, and as many resumptions: half of the space set aside for it
 PEER_WORDS_MAX: Final = 8  # of a source on one session that are kept: it asks again while it does not know, and then once or twice
 EXIT_GRACE_SECONDS: Final = 5.0  # after xl's end, for a child of its that keeps its output open

@@ -13,7 +13,7 @@ from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Si
 from ..link.say import say
 from ..proto import limits, xlwords
 from ..proto.domain import domain_name
-from ..proto.errors import TRANSPORT_FAILURE, LinkLostError, Reason, RefusedError, XensecureError
+from ..proto.errors import TRANSPORT_FAILURE, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
 from ..proto.messages import Accept, Exit, ExitKind, Outcome, OutcomeState
 from .establish import Connection
 from .job import Job, StopSignal
@@ -31,6 +31,7 @@ _WORDS_SECONDS = 5.0  # for xl to take what is left for it: it waits for nothing
 _TAKEN_SECONDS = 0.02  # between two looks whether xl has taken what had come before the loss
 _GO_SECONDS = 10.0  # from "ready" to GO xl renames its domain and writes
 _STDIN, _STDOUT = 0, 1
+_STARTED = (OutcomeState.CLEARED, OutcomeState.FAILED_OVER)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Session:
         self._lost_at = 0.0
         self._why = ""
         self._is_told_off = False
+        self._is_forged = False
+        self._outcome: Outcome | None = None
+        self._taken_at_ready = 0
         self._heard_before = -1
         self._counts_from = self._linked_at = 0.0
         self.resumptions = 0
@@ -106,9 +110,9 @@ class Session:
                 ended = self._step(self._wait() if self._is_told_off else self._pump.run(self._patience()))
             return ended
         except XensecureError as error:
-            taken_back = self._take_back(str(error))
-            if taken_back is not None:
-                return taken_back
+            given_back = self._give_back(str(error))
+            if given_back is not None:
+                return given_back
             self._progress.failed(self._pump.stats())
             raise
         finally:
@@ -140,7 +144,7 @@ class Session:
         elif event is Event.LOST:
             self._on_lost(stats)
         elif event is Event.ABORTED:
-            self._on_aborted(stats)
+            return self._on_aborted(stats)
         elif event is Event.LANE_LOST:
             self._lanes.lost(stats)
         else:
@@ -162,13 +166,15 @@ class Session:
         elif stats.phase is Phase.REPORT and stats.report_status == 0:
             # Before xl gets the report: it then says its own last words and ends without waiting for us.
             self._progress.done(stats)
+        elif stats.phase is Phase.READY:
+            self._taken_at_ready = stats.taken[0]
         self._record.phase(stats, self._progress.domain)
 
     # ---- a lost link
 
     def _on_lost(self, stats: Stats) -> None:
         self._why = why_lost(stats.lost, stats.system_errno)
-        if stats.lost is Lost.PROTOCOL and not _is_cleared(stats):
+        if stats.lost is Lost.PROTOCOL and not _is_committed(stats):
             with contextlib.suppress(XensecureError):
                 self._pump.abort(Reason.PROTOCOL, self._why, _ABORT_SECONDS)
             raise LinkLostError(f"link lost: {self._why}; {self._where_is_it(stats)}")
@@ -186,11 +192,14 @@ class Session:
             say(PROGRAM, f"link lost: {self._why}; xl waits while a new connection is tried {for_how_long}")
             self._resumption = Resumption(self._makers.resume, wake=self._stop.ring)
 
-    def _on_aborted(self, stats: Stats) -> None:
+    def _on_aborted(self, stats: Stats) -> Ended | None:
         """The destination gives up; what its xl makes of a GO it may already have is for its journal to say."""
         why = f"the destination gave up: {self._pump.text()}"
-        if not _is_cleared(stats):
-            reason = Reason(stats.reason) if stats.reason in Reason.__members__.values() else Reason.PROTOCOL
+        reason = Reason(stats.reason) if stats.reason in Reason.__members__.values() else Reason.PROTOCOL
+        if reason is Reason.NOT_CLEARED and stats.phase is Phase.GO:
+            self._record.hears(Outcome(OutcomeState.NOT_CLEARED, text=why))
+            return self._replay(xlwords.NOT_STARTED, why)
+        if not _is_committed(stats):
             raise RefusedError(f"{why}; {self._where_is_it(stats)}", reason)
         self._is_told_off = True
         if not self._lost_at:
@@ -198,23 +207,27 @@ class Session:
             self._lost_at = self._counts_from = time.monotonic()
             self._lanes.all_lost()
             self._start_resumption(stats)
+        return None
 
     def _window(self, stats: Stats) -> int:
-        return self._options.final_window if _is_cleared(stats) else self._options.resume_window
+        return self._options.final_window if _is_committed(stats) and not _has_no_reader(_STDOUT) else self._options.resume_window
 
     def _without_link(self, stats: Stats) -> Ended | None:
         """One look at what has come of the attempts, and at the time."""
         deadline = self._counts_from + self._window(stats)
+        if self._outcome is None:
+            result = self._resumption.result() if self._resumption else None
+            if isinstance(result, Connection):
+                self._resume(result)
+                return None
+            self._outcome = result
         if _is_undelivered(stats) and time.monotonic() < deadline + _WORDS_SECONDS:
             return None  # what had come before the loss is xl's
         if _is_reported(stats):
             return self._reported(stats)
-        result = self._resumption.result() if self._resumption else None
-        if isinstance(result, Connection):
-            self._resume(result)
-        elif result is not None:
-            return self._on_outcome(result, stats)
-        elif time.monotonic() >= deadline:
+        if self._outcome is not None:
+            return self._on_outcome(self._outcome, stats)
+        if time.monotonic() >= deadline:
             return self._give_up(stats)
         return None
 
@@ -237,31 +250,37 @@ class Session:
         """The session is over at the destination (S9, S10)."""
         self._record.hears(outcome)
         said = f"link lost: {self._why}; the destination has ended the session ({outcome.state.words}: {outcome.text})"
-        if stats.phase is not Phase.GO:
-            raise LinkLostError(f"{said}; {self._where_is_it(stats)}")
-        if outcome.state is OutcomeState.REPORTED:
-            return self._replay(outcome.status, f"{said}, and xl there reported status {outcome.status}")
-        if outcome.state is OutcomeState.NOT_CLEARED or not _is_cleared(stats):
-            return self._replay(xlwords.NOT_STARTED, said)
+        if _is_committed(stats):
+            if outcome.state is OutcomeState.REPORTED:
+                return self._replay(outcome.status, f"{said}, and xl there reported status {outcome.status}")
+            if outcome.state is OutcomeState.NOT_CLEARED:
+                return self._replay(xlwords.NOT_STARTED, said)
+        elif outcome.state in _STARTED or (outcome.state is OutcomeState.REPORTED and outcome.status == 0):
+            # Of a domain whose GO this host has not sent. Whoever made it start, two copies would run.
+            self._is_forged = True
+            raise ProtocolError(f"SECURITY: {said}; it was not cleared to run there: look with 'xl list' on both hosts")
         raise LinkLostError(f"{said}; {self._where_is_it(stats)}")
 
     def _give_up(self, stats: Stats) -> Ended:
         problem = self._resumption.problem if self._resumption else ""
         tried = f", no new one within {self._window(stats)} s" if self._window(stats) else ""
         said = f"link lost: {self._why}{tried}{f' ({problem})' if problem else ''}"
-        if stats.phase is Phase.GO and not _is_cleared(stats):
-            return self._replay(xlwords.NOT_STARTED, said)
         raise LinkLostError(f"{said}; {self._where_is_it(stats)}")
 
-    def _take_back(self, why: str) -> Ended | None:
-        """Where all is over between "ready" and GO: take xl's GO, which goes nowhere, and have it resume its domain; None if it does not come.
+    def _give_back(self, why: str) -> Ended | None:
+        """Where all is over between "ready" and GO, or GO was not sent: take it, send it nowhere, and have xl resume its domain. None otherwise.
 
         An end of its pipes would leave xl with a domain that it has suspended, and can neither start there nor resume here.
         """
-        stats = self._pump.stats()
-        if self._checkpointed or stats.phase is not Phase.READY or _is_undelivered(stats):
+        with contextlib.suppress(XensecureError):  # it may be over already
+            self._pump.drop()
+        stats = self._pump.stats()  # of a pump that sends nothing any more
+        if self._checkpointed or self._is_forged or stats.phase not in (Phase.READY, Phase.GO) or _is_unheard(stats):
             return None
-        return self._replay(xlwords.NOT_STARTED, why) if _read_go() else None
+        had = stats.taken[0] - self._taken_at_ready
+        if had >= len(xlwords.GO) and stats.channel_bytes[0] == stats.taken[0]:
+            return None  # it has gone out whole
+        return self._replay(xlwords.NOT_STARTED, why) if _read_go(len(xlwords.GO) - had) else None
 
     def _replay(self, status: int, why: str) -> Ended:
         """Give xl what it has not yet got of the destination's words (S9)."""
@@ -280,11 +299,9 @@ class Session:
     # ---- ends
 
     def _stopped(self, stats: Stats) -> Ended:
-        if stats.phase is Phase.GO and not _is_cleared(stats):
-            return self._replay(xlwords.NOT_STARTED, "stopped by SIGTERM before xl's last word was sent")
-        if not self._lost_at and not _is_cleared(stats):
+        if not self._lost_at and not _is_committed(stats):
             self._pump.abort(Reason.STOPPED, "stopped by SIGTERM at the source", _ABORT_SECONDS)
-        raise LinkLostError(f"stopped by SIGTERM; {self._where_is_it(stats)}")
+        raise LinkLostError(f"stopped by SIGTERM; {self._where_is_it(self._pump.stats())}")
 
     def _reported(self, stats: Stats) -> Ended:
         """The report is xl's, and all that it waited for; how xl there ended is not worth a new link."""
@@ -299,9 +316,9 @@ class Session:
         why = ""
         if stats.phase is not Phase.REPORT:
             why = f"xl there has ended ({Exit(kind, value).describe()}) without a report; {self._where_is_it(stats)}"
-            taken_back = self._take_back(why)
-            if taken_back is not None:
-                return taken_back
+            given_back = self._give_back(why)
+            if given_back is not None:
+                return given_back
         elif stats.report_status != 0:
             why = f"xl there reports status {stats.report_status}"
         if why:
@@ -323,6 +340,8 @@ class Session:
         if stats.phase is Phase.READY:
             renamed = "if 'xl list' shows it as NAME--migratedaway, rename and resume it"
             return f"the domain was not cleared to run there, it is whole on this host; {renamed}"
+        if stats.phase is Phase.GO and not _is_cleared(stats):
+            return "xl's last word was not sent"
         if stats.phase is Phase.GO:
             name = self._progress.domain
             asks = f"'xensecurectl status {name}' asks {self._record.peer}"
@@ -344,22 +363,40 @@ def _is_undelivered(stats: Stats) -> bool:
     return any(stats.channel_bytes[channel] > stats.delivered[channel] for channel in (1, 2))
 
 
+def _is_unheard(stats: Stats) -> bool:
+    """Whether xl has not got all that has come of its own protocol."""
+    return stats.channel_bytes[1] > stats.delivered[1]
+
+
 def _is_reported(stats: Stats) -> bool:
-    return stats.phase is Phase.REPORT
+    """Whether xl needs nothing more: behind a report of failure it waits for GO."""
+    whole = len(xlwords.receivers_words(max(stats.report_status, 0)))
+    return stats.phase is Phase.REPORT and (stats.report_status == 0 or stats.channel_bytes[1] >= whole)
 
 
-def _read_go() -> bool:
-    """Whether xl says GO: the only thing that it says behind the domain."""
+def _is_committed(stats: Stats) -> bool:
+    """Whether xl waits for what the destination's xl alone can say: GO has gone out, and not all of the answer has come."""
+    return _is_cleared(stats) or (stats.phase is Phase.REPORT and not _is_reported(stats))
+
+
+def _read_go(rest: int) -> bool:
+    """Whether xl says so many more bytes, the rest of GO: the only thing that it says behind the domain."""
     poll = select.poll()
     poll.register(_STDIN, select.POLLIN)
     deadline = time.monotonic() + _GO_SECONDS
-    said = b""
-    while not said.endswith(xlwords.GO) and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        piece = os.read(_STDIN, 1 << 16)
+    while rest > 0 and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        piece = os.read(_STDIN, rest)
         if not piece:
             return False
-        said = (said + piece)[-len(xlwords.GO) :]
-    return said.endswith(xlwords.GO)
+        rest -= len(piece)
+    return rest <= 0
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether xl has gone: nobody is left to give an answer to."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _write_words(words: bytes) -> None:

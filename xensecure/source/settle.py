@@ -6,10 +6,10 @@ import contextlib
 
 from ..link.config import Config
 from ..link.hooks import Role
-from ..link.journal import Journal, Record, records
+from ..link.journal import GOING_ON, Journal, Record, records
 from ..link.live import live_sessions
 from ..link.say import say
-from ..proto.errors import XensecureError
+from ..proto.errors import StateError, XensecureError
 from ..proto.messages import Outcome, OutcomeState
 from .query import ask_outcome
 
@@ -25,8 +25,8 @@ def settle(config: Config, peer: str) -> None:
         unsettled = [record for record in records(config.state) if _is_open(record, peer) and record.session not in running]
         for record in unsettled[-_MOST:]:
             answer = ask_outcome(config, peer, bytes.fromhex(record.session), own_word(record))
-            keep(config, record, answer)
             if answer.state is not OutcomeState.GOING_ON:
+                keep(config, record, answer)
                 say(PROGRAM, f"{peer} says of {record.domain or 'a domain'} that was sent before: {answer.state.words}: {answer.text}")
 
 
@@ -35,13 +35,15 @@ def _is_open(record: Record, peer: str) -> bool:
 
 
 def own_word(record: Record) -> Outcome:
-    """What this host, as the source, knows of a session."""
-    state = _STATES.get(record.state, OutcomeState.UNKNOWN) if record.ended else OutcomeState.UNKNOWN
-    return Outcome(state, (record.report or 0) if state is OutcomeState.REPORTED else 0, record.outcome)
+    """What this host, as the source, tells the other of a session."""
+    if record.state == GOING_ON:  # it was killed
+        return Outcome(OutcomeState.CLEARED if record.go else OutcomeState.UNKNOWN, text="xensecure was killed there")
+    state = _STATES[record.state]
+    return Outcome(state, (record.report or 0) & 255 if state is OutcomeState.REPORTED else 0, record.outcome)
 
 
 def keep(config: Config, record: Record, answer: Outcome) -> None:
-    """The destination's word, in this host's journal."""
-    if answer.state is not OutcomeState.GOING_ON:
-        fields = {"state": answer.state.words, "status": answer.status, "text": answer.text}
-        Journal(config.state, Role.SOURCE).append(bytes.fromhex(record.session), "peer", **fields)
+    """The destination's word, in this host's journal; a full disk costs the note, not the answer."""
+    with contextlib.suppress(StateError):
+        journal = Journal(config.state, Role.SOURCE)
+        journal.append(bytes.fromhex(record.session), "peer", state=answer.state.words, status=answer.status, text=answer.text)

@@ -223,6 +223,8 @@ int libxl_domain_resume(libxl_ctx *ctx, uint32_t domid, int cancel, const libxl_
     (void)how;
     books_log("libxl_domain_resume", "domid=%u", domid);
     books_point("resume");
+    if (books_fault_number("resume_fail", 0))
+        return ERROR_FAIL;
     if (!books_load(domid, &domain))
         return ERROR_FAIL;
     if (strcmp(domain.state, "suspended")) {

@@ -35,7 +35,7 @@ def main() -> int:
     rows = f"of {', '.join(row.key for row in ROWS)}; cited: the tests that are named; frames: the captures"
     parser.add_argument("--only", default="", metavar="ROW,…", help=rows)
     parser.add_argument("--against", default="", metavar="COLUMN,…", help=f"of {', '.join(column.key for column in COLUMNS)}")
-    parser.add_argument("--write-docs", action="store_true", help="bring docs/evaluation.md up to date")
+    parser.add_argument("--write-docs", action="store_true", help="bring docs/evaluation.md up to date: with --only, those rows of it")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
     if missing := missing_tools((*NEEDED, "mitmdump", "tshark")):
@@ -56,7 +56,7 @@ def main() -> int:
     print(f"\n{report.attacks(cells)}\n{report.words(cells)}\n{report.cited(results)}\n{frames}")
     print(f"{len(cells)} attacks, {len(results)} groups of tests, {time.monotonic() - began:.0f} s; {len(complaints)} not as they have to be")
     print("\n".join(complaints))
-    if not only and not against:
+    if not against:
         report.write(cells, results, frames, report.DRAFT)
         if given.write_docs and not complaints:
             report.write(cells, results, frames)

@@ -49,6 +49,7 @@ class Door:
         with segment.inside(ATTACKER):
             self._listener = socket.create_server(("", port))
         self._listener.settimeout(0.2)
+        self.busy = False
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -67,7 +68,9 @@ class Door:
             with contextlib.suppress(TimeoutError):
                 sock, _ = self._listener.accept()
                 self.tried += 1
+                self.busy = True
                 self._serve(sock)
+                self.busy = False
 
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(10)

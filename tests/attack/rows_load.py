@@ -10,7 +10,9 @@ from tests.attack.places import LabError
 from tests.attack.scene import Attack, Scene, Verdict
 from tests.attack.segment import ATTACKER
 
-_CONNECTIONS = 128  # more than sshd's MaxStartups (10:30:100) and xensecure's UNAUTHENTICATED_MAX (64) let in at once
+# More than xensecure's UNAUTHENTICATED_MAX (64) and sshd's MaxStartups (10:30:100) let in at once; sshd refuses at random from ten on, so that
+# whether it falls to a flood is a matter of luck.
+_CONNECTIONS = 128
 
 
 def flood(scene: Scene, *, addresses: int) -> Verdict:
@@ -33,6 +35,6 @@ def flood(scene: Scene, *, addresses: int) -> Verdict:
 
 
 ROWS = (
-    Attack("flood", f"{_CONNECTIONS} silent connections from one address", partial(flood, addresses=1), way="", falls=("ssh", "ssh-new"), alarm=()),
-    Attack("flood-many", "the same from 16 addresses", partial(flood, addresses=16), way="", falls=("ssh", "ssh-new"), alarm=(), may_fall=True),
+    Attack("flood", f"{_CONNECTIONS} silent connections from one address", partial(flood, addresses=1), way="", falls=(), alarm=()),
+    Attack("flood-many", "the same from 16 addresses", partial(flood, addresses=16), way="", falls=(), alarm=(), may_fall=True),
 )

@@ -19,12 +19,12 @@ def unpack(file: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, line in enumerate(file.read_text("ascii").splitlines()):
         if not line.startswith("#"):
-            (folder / f"seed-{number:04}").write_bytes(bytes.fromhex(line.partition("#")[0]))
+            (folder / f"seed-{number:04}").write_bytes(bytes.fromhex(line.partition("#")[0].strip()))
 
 
 def pack(folder: Path, file: Path, most: int) -> None:
-    """Files as lines; comments at the head of what was there stay."""
-    head = [line for line in file.read_text("ascii").splitlines() if line.startswith("#")] if file.exists() else []
+    """Files as lines; the lines with comments stay."""
+    head = [line for line in file.read_text("ascii").splitlines() if "#" in line] if file.exists() else []
     lines, kept = [], 0
     for data in sorted({path.read_bytes() for path in folder.iterdir()}, key=lambda data: (len(data), data)):
         if len(data) <= LONGEST and kept + len(data) <= most:

@@ -83,7 +83,7 @@ done
 if [ $mode = --coverage ]; then
     llvm-profdata merge -o "$build/all.profdata" "$build"/*.profraw
     objects=
-    for target in "$@"; do objects="$objects -object $build/fuzz_$target"; done
+    for target in "$@"; do objects="$objects${objects:+ -object} $build/fuzz_$target"; done
     llvm-cov report $objects -instr-profile "$build/all.profdata" "$root"/csrc/*.c | sed "s,$root/,,"
 fi
 echo "all passed ($mode)"

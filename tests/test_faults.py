@@ -138,7 +138,8 @@ def test_given_up_before_go(given_up: Site) -> None:
             found = quick(small_cuts(given_up.recording, rng, [part]))
             run = given_up.migrate(Hand([rng.choice([cut for cut in found if cut.way is way])], first=True))
             require_right(run)
-            assert run.verdict is (Verdict.GIVEN_UP if run.cuts else Verdict.SURVIVED)  # not every acknowledgement comes by itself
+            # Not every acknowledgement comes by itself; and a machine that has much to do may lose a link uncut.
+            assert run.verdict is Verdict.GIVEN_UP or not run.cuts
 
 
 def test_given_up_at_go_and_report(given_up: Site) -> None:

@@ -135,8 +135,10 @@ def test_given_up_before_go(given_up: Site) -> None:
     rng = random.Random(SEED)
     for part in (Part.OPENING, Part.BANNER, Part.CONFIGURATION, Part.READY):
         for way in Way:
-            found = quick(small_cuts(given_up.recording, rng, [part]))
-            run = given_up.migrate(Hand([rng.choice([cut for cut in found if cut.way is way])], first=True))
+            found = [cut for cut in quick(small_cuts(given_up.recording, rng, [part])) if cut.way is way]
+            if not found:
+                continue  # an acknowledgement may have come with the next phase's
+            run = given_up.migrate(Hand([rng.choice(found)], first=True))
             require_right(run)
             # Not every acknowledgement comes by itself; and a machine that has much to do may lose a link uncut.
             assert run.verdict is Verdict.GIVEN_UP or not run.cuts

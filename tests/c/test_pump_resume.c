@@ -18,6 +18,7 @@ struct stress {
     uint64_t got;
     int resumed;
     int failed;
+    unsigned offered, taken;    /* connections, by the source and the destination */
 };
 
 static uint8_t byte_at(uint64_t i)
@@ -87,8 +88,23 @@ static int offer(struct stress *t, int resumes)
     pthread_mutex_lock(&t->lock);
     CHECK(t->queued < QUEUE);
     t->queue[t->queued++] = (struct offer){ pair[1], resumes };
+    t->offered++;
     pthread_mutex_unlock(&t->lock);
     return pair[0];
+}
+
+/* Nothing is sent over a further connection before ACCEPT (J4): wait until the destination has taken what was offered. */
+static void await_accept(struct stress *t)
+{
+    int waits = 1;
+
+    for (int i = 0; waits && i < 100000; i++) {
+        pthread_mutex_lock(&t->lock);
+        waits = t->taken != t->offered;
+        pthread_mutex_unlock(&t->lock);
+        if (waits)
+            usleep(100);
+    }
 }
 
 static void forget(int *sockets, int *n, int number)
@@ -148,6 +164,7 @@ static void *source(void *argument)
 
             struct xs_link *link = link_of(0);
 
+            await_accept(t);
             if (xs_pump_attach(pump, link, more) == XS_OK)
                 socket_of[n++] = more;
             else
@@ -198,6 +215,9 @@ static void *destination(void *argument)
                 close_all(socket_of, &n);
             socket_of[n++] = took[i].socket;
         }
+        pthread_mutex_lock(&t->lock);
+        t->taken += (unsigned)count;
+        pthread_mutex_unlock(&t->lock);
         if (!begun) {
             usleep(100);
             continue;

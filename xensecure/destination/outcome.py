@@ -7,8 +7,6 @@ from ..proto.messages import Outcome, OutcomeState
 
 DENIED = "denied"  # the journal's event: the source has been told that GO was not delivered; it and "go" exclude each other
 
-_STATES = {state.words: state for state in OutcomeState}
-
 
 def recorded_outcome(record: Record | None, peer: str) -> Outcome:
     """What the journal says of a session that no keeper has any more. One that is not this peer's is not known."""
@@ -16,7 +14,7 @@ def recorded_outcome(record: Record | None, peer: str) -> Outcome:
         return Outcome(OutcomeState.UNKNOWN, text="no session of that id with this host is in the journal there")
     if not record.ended:
         return _unfinished(record)
-    state = _STATES[record.state]
+    state = OutcomeState.named(record.state)
     return Outcome(state, _status(record) if state is OutcomeState.REPORTED else 0, record.outcome)
 
 

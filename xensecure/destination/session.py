@@ -210,14 +210,19 @@ class Session:
             self._end_input()
         elif note.milestone is not Milestone.PROGRESS:
             self._reached(note)
-        self._live.update(domain=self._domain, phase=self._went.name.lower(), bytes=self._bytes, resumptions=self._resumptions)
+        self._live.update(
+            domain=self._domain,
+            phase=self._went.name.lower(),
+            bytes=self._bytes,
+            resumptions=self._resumptions,
+            state="reconnecting" if self._interruptions > self._resumptions else "running",
+        )
 
     def _interrupted(self, note: Note) -> None:
         """The link was lost, or is there again."""
         interrupted = note.milestone is Milestone.INTERRUPTED
         self._interruptions += interrupted
         self._resumptions += not interrupted
-        self._live.update(state="reconnecting" if interrupted else "running")
         if max(self._interruptions, self._resumptions) > limits.INTERRUPTIONS_MAX:
             return  # a receiver that was taken over must not fill log and journal
         if interrupted:

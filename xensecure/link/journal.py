@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..proto.errors import StateError
+from ..proto.messages import OutcomeState
 from . import store
 from .hooks import Role
 
@@ -40,14 +41,7 @@ _LAST_TIME = 253370764800.0
 _SESSION = re.compile(r"([0-9a-f]{2}){1,32}")
 
 # The states of docs/protocol.md, section 7, as `end` and `peer` have them.
-UNKNOWN, GOING_ON, REPORTED, NOT_CLEARED, CLEARED, FAILED_OVER = STATES = (
-    "unknown",
-    "going on",
-    "reported",
-    "not cleared",
-    "cleared",
-    "failed over",
-)
+UNKNOWN, GOING_ON, REPORTED, NOT_CLEARED, CLEARED, FAILED_OVER = STATES = tuple(state.words for state in OutcomeState)
 
 Entry = dict[str, Any]
 

@@ -255,6 +255,11 @@ class OutcomeState(enum.IntEnum):
         """As the journal and docs/protocol.md have it."""
         return self.name.lower().replace("_", " ")
 
+    @classmethod
+    def named(cls, words: str) -> OutcomeState:
+        """The state of these words; KeyError if there is none."""
+        return cls[words.upper().replace(" ", "_")]
+
 
 @dataclass(frozen=True)
 class Outcome:

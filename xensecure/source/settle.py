@@ -15,7 +15,6 @@ from .query import ask_outcome
 
 PROGRAM = "xensecure"
 _MOST = 4  # the newest, at a connection each: who asks has moved a domain, and others may wait for his end
-_STATES = {state.words: state for state in OutcomeState}
 
 
 def settle(config: Config, peer: str) -> None:
@@ -38,7 +37,7 @@ def own_word(record: Record) -> Outcome:
     """What this host, as the source, tells the other of a session."""
     if record.state == GOING_ON:  # it was killed
         return Outcome(OutcomeState.CLEARED if record.go else OutcomeState.UNKNOWN, text="xensecure was killed there")
-    state = _STATES[record.state]
+    state = OutcomeState.named(record.state)
     return Outcome(state, (record.report or 0) & 255 if state is OutcomeState.REPORTED else 0, record.outcome)
 
 

@@ -36,8 +36,8 @@ LOST_AT_SOURCE = "one of the connections was lost: "
 
 @pytest.fixture(scope="module")
 def lasting() -> Iterator[Pair]:
-    """Two hosts; the destination holds little, so that a held xl holds the source."""
-    with Pair(destination_extra=f"window = {WINDOW}\n") as made:
+    """Two hosts; the destination holds little, so that a held xl holds the source, and says often that it lives."""
+    with Pair(destination_extra=f"window = {WINDOW}\n[defaults]\nkeepalive = 1\n") as made:
         yield made
 
 
@@ -205,7 +205,7 @@ def test_one_is_changed(pair: Pair, stream: Path) -> None:
 
 def test_silent_connection_is_given_up(pair: Pair, stream: Path) -> None:
     """A connection on which nothing comes any more is lost after the time that silence may last, and the others go on."""
-    held = Held(pair, LATER, options="-o silence=2 -o keepalive=1")
+    held = Held(pair, LATER, options="-o silence=4 -o keepalive=1")
     held.wires.all[2].stall()
     wait_for(lambda: f"{LOST_AT_SOURCE}nothing came from the destination any more" in held.running.stderr(), "silence")
     held.arrives(stream)

@@ -22,7 +22,7 @@ from bench.rounds import Plan, Rounds, say, workloads
 from bench.workloads import memory_folder
 from xensecure import __version__
 
-FULL = Plan(runs=5, pairs=15, starts=15, mib=2048, link_mib=768, growth=(1024, 16384), streams=())
+FULL = Plan(runs=5, pairs=15, starts=15, mib=2048, link_mib=1024, growth=(1024, 16384), streams=())
 QUICK = Plan(runs=3, pairs=5, starts=5, mib=512, link_mib=128, growth=(512, 2048), streams=())
 
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from bench.measure import Carried
 from bench.networks import GIGABIT, LOOPBACK
-from bench.results import AUTO, COMPRESSED, OURS, PLAIN, SSH, UNCOMPRESSED, Results, Series
+from bench.results import AUTO, BARE, COMPRESSED, OURS, PLAIN, SSH, UNCOMPRESSED, Results, Series
 
 FASTER_THAN_SSH = 3.0  # times ssh's rate with its default cipher, random pages
 FASTER_THAN_ENCRYPTED = 2.0  # times the rate of the fastest other transport that encrypts
@@ -26,12 +26,13 @@ MEMORY_GROWTH_MIB = 16  # by the longest stream, beside the most that shorter on
 
 @dataclass(frozen=True)
 class Bar:
-    """One demand; ``met`` is None where it could not be judged."""
+    """One demand; ``met`` is None where it could not be judged. ``bare``: what a bare pump has of it, and so what the machine allows at most."""
 
     what: str
     limit: str
     found: str
     met: bool | None
+    bare: str = ""
 
     @property
     def verdict(self) -> str:
@@ -39,12 +40,16 @@ class Bar:
         return "not judged" if self.met is None else "yes" if self.met else "NO"
 
 
-def _at_least(what: str, limit: float, found: float | None) -> Bar:
-    return Bar(what, f"≥ {limit}", "—" if found is None else f"{found:.2f}", None if found is None else found >= limit)
+def _at_least(what: str, limit: float, found: float | None, bare: float | None = None) -> Bar:
+    return Bar(what, f"≥ {limit}", _shown(found), None if found is None else found >= limit, _shown(bare, ""))
 
 
-def _at_most(what: str, limit: float, found: float | None) -> Bar:
-    return Bar(what, f"≤ {limit}", "—" if found is None else f"{found:.2f}", None if found is None else found <= limit)
+def _at_most(what: str, limit: float, found: float | None, bare: float | None = None) -> Bar:
+    return Bar(what, f"≤ {limit}", _shown(found), None if found is None else found <= limit, _shown(bare, ""))
+
+
+def _shown(found: float | None, nothing: str = "—") -> str:
+    return nothing if found is None else f"{found:.2f}"
 
 
 def _ratio(series: Series | None, one: str, other: str, read: Callable[[Carried], float]) -> float | None:
@@ -79,11 +84,14 @@ def judge(results: Results) -> list[Bar]:
 
 def _random(results: Results, series: Series | None) -> Iterator[Bar]:
     fastest = fastest_encrypted(results, series) if series else ""
-    yield _at_least("random pages: rate, times ssh's", FASTER_THAN_SSH, _ratio(series, OURS, SSH, _rate))
-    yield _at_least(f"random pages: rate, times the fastest encrypted one's ({fastest})", FASTER_THAN_ENCRYPTED, _ratio(series, OURS, fastest, _rate))
-    yield _at_least("random pages: rate, times plain TCP's", AS_FAST_AS_PLAIN, _ratio(series, OURS, PLAIN, _rate))
-    cpu = _ratio(series, OURS, results.fastest_ssh, _cpu)
-    yield _at_most(f"random pages: CPU of both ends, times that of {results.fastest_ssh or SSH}", CPU_OF_SSH, cpu)
+    for what, limit, other in (
+        ("ssh's", FASTER_THAN_SSH, SSH),
+        (f"the fastest encrypted one's ({fastest})", FASTER_THAN_ENCRYPTED, fastest),
+        ("plain TCP's", AS_FAST_AS_PLAIN, PLAIN),
+    ):
+        yield _at_least(f"random pages: rate, times {what}", limit, *(_ratio(series, one, other, _rate) for one in (OURS, BARE)))
+    cpu = (_ratio(series, one, results.fastest_ssh, _cpu) for one in (OURS, BARE))
+    yield _at_most(f"random pages: CPU of both ends, times that of {results.fastest_ssh or SSH}", CPU_OF_SSH, *cpu)
 
 
 def _recorded(results: Results) -> Iterator[Bar]:
@@ -91,7 +99,7 @@ def _recorded(results: Results) -> Iterator[Bar]:
         judged = series if series.real else None
         name = f"{series.workload}, {series.network}"
         if series.network == LOOPBACK:
-            yield _at_least(f"{name}: rate, times plain TCP's", RECORDED_FASTER, _ratio(judged, OURS, PLAIN, _rate))
+            yield _at_least(f"{name}: rate, times plain TCP's", RECORDED_FASTER, *(_ratio(judged, one, PLAIN, _rate) for one in (OURS, BARE)))
         elif series.network == GIGABIT:
             ours = UNCOMPRESSED if UNCOMPRESSED in series.runs else OURS
             limit = max(LINK_TIME, round(series.least * LINK_LEAST, 2))

@@ -81,7 +81,7 @@ def _layers_table(results: Results) -> str:
 
 
 def _bars_table(bars: Sequence[Bar]) -> str:
-    return table(["bar", "demanded", "found", "met"], ([bar.what, bar.limit, bar.found, bar.verdict] for bar in bars))
+    return table(["bar", "demanded", "found", "met", "bare pump"], ([bar.what, bar.limit, bar.found, bar.verdict, bar.bare] for bar in bars))
 
 
 def markdown(results: Results, bars: Sequence[Bar]) -> str:

@@ -24,7 +24,7 @@ enum {
     CHUNK = 512 << 10,          /* bytes of a DATA frame: XS_CHUNK */
     TURN = 128,                 /* chunks a turn: 64 MiB */
     TURNS = 7,
-    PIPE_SIZE = 1 << 20,        /* as xensecure asks for */
+    PIPE_SIZE = 512 << 10,      /* as xensecure asks for */
     PAGE = 4096
 };
 

@@ -37,7 +37,7 @@ _PER_MIGRATION = 24  # cuts of the small phases
 _PAGES_PER_MIGRATION = 10
 _PATIENCE = 90.0  # seconds that one migration may take: the cuts that are found by silence cost some
 _LAST = (Part.REPORT, Part.ENDING)
-_TRIES = 4  # migrations that a cut is dealt to before it counts as not to be reached
+_TRIES = 12  # migrations that a cut is dealt to before it counts as not to be reached: a busy machine packs frames in other ways
 _ADDRESSES = 12  # the relays call from so many, for a destination takes eight strangers of one at a time
 
 
@@ -157,9 +157,9 @@ class Sweep:
         self.unreached: list[Cut] = []
         self._until = time.monotonic() + seconds
 
-    def run(self, cuts: list[Cut], *, each: int, first: bool = False, options: Callable[[], str] = lambda: "", again: int = _TRIES) -> None:
+    def run(self, cuts: list[Cut], *, each: int, first: bool = False, options: Callable[[], str] = lambda: "") -> None:
         """Make them all, ``each`` in one migration; those that were not reached are dealt again."""
-        for _ in range(again):
+        for _ in range(_TRIES):
             if not cuts or time.monotonic() > self._until:
                 break
             self.rng.shuffle(cuts)
@@ -201,7 +201,7 @@ def _resumed(sweep: Sweep, given: argparse.Namespace) -> None:
     small = small_cuts(recording, rng, [part for part in SMALL if part not in _LAST])
     sweep.run(_thinned(small + opening + handshake_cuts(recording, rng, given.random // 4), given, rng), each=_PER_MIGRATION)
     lanes = rng.choices(("", "", "-o lanes=2", "-o lanes=4"), k=1 << 12)
-    sweep.run(page_cuts(recording, rng, given.random, share=0.2), each=_PAGES_PER_MIGRATION, options=lanes.pop, again=12)
+    sweep.run(page_cuts(recording, rng, given.random, share=0.2), each=_PAGES_PER_MIGRATION, options=lanes.pop)
 
 
 def _resumed_last(sweep: Sweep, given: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 export PYTHON
+# Tests of migrations mostly wait: four at a time, the files whole, for their hosts serve all tests of one.
+PYTEST ?= -n 4 --dist loadfile
 VENV := .venv/bin
 ENGINE := xensecure/_engine.abi3.so
 CHECKED := xensecure tests demo bench csrc setup.py $(shell grep -l '^.!/usr/bin/python3' hooks/*)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from ..destination.invite import default_addresses, make_token
 from ..link import hardening
-from ..link.config import Config, is_address, load_config
+from ..link.config import Config, load_config
 from ..link.identity import load_credentials, make_identity
+from ..link.keys import is_address
 from ..link.peers import Peer, Peers
 from ..link.say import say
 from ..proto import limits
@@ -24,6 +25,8 @@ from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
 from .doctor import examine
 from .history import history
+from .policy import add_arguments as add_policy_arguments
+from .policy import policy
 from .resume import resume
 from .status import status
 
@@ -222,6 +225,7 @@ def _arguments() -> argparse.ArgumentParser:
     bring = add("resume", resume, "let a domain run again that a migration has left suspended here, if it runs nowhere else")
     bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
+    add_policy_arguments(add("policy", policy, "say whether the admission policy, here or at another host, would let a domain come"))
     add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
     return options
 

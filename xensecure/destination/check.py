@@ -12,18 +12,18 @@ from ..link.engine import compiled_backends, compiled_features, find_backend
 from ..link.hooks import Point, Role, find_hooks
 from ..link.journal import Journal
 from ..link.xl import XenInfo, cpu_names, xl_info
-from ..proto.errors import ProtocolError, RefusedError, XensecureError
+from ..proto.errors import RefusedError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature
 
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes], object]) -> HostReport:
+def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes, XenInfo], object]) -> HostReport:
     """This host's report for a peer that has proved itself.
 
     ``sessions``: migrations that arrive now; ``head``: the configuration of the domain that it asks about, empty or white space for none;
-    ``judge``: raises ProtocolError or RefusedError for one that would be refused. Hooks are not run: they may do things.
+    ``judge``: raises RefusedError for one that would be refused on a host with that Xen. Hooks are not run: they may do things.
     """
     faults: list[str] = []
     xen = XenInfo(version="", memory_total=0, memory_free=0, cpus=0, hw_caps="", virt_caps="")
@@ -52,15 +52,15 @@ def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes
         cipher=find_backend(config.cipher),
         ciphers=tuple(compiled_backends()),
         faults=tuple(faults),
-        refusal=_refusal(head, judge) if head.strip() else "",
+        refusal=_refusal(head, xen, judge) if head.strip() else "",
     )
 
 
-def _refusal(head: bytes, judge: Callable[[bytes], object]) -> str:
+def _refusal(head: bytes, xen: XenInfo, judge: Callable[[bytes, XenInfo], object]) -> str:
     """Why that domain would be refused here, in one line; "" if it would be taken."""
     try:
-        judge(head)
-    except (ProtocolError, RefusedError) as error:
+        judge(head, xen)
+    except RefusedError as error:
         return str(error)
     return ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from functools import partial
 
 from ..link import hooks as points
 from ..link.config import Config
@@ -17,15 +18,16 @@ from ..link.journal import Journal, boot_id, entries, find
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
-from ..proto.domain import configuration
 from ..proto.errors import AuthenticationError, ProtocolError, Reason, RefusedError, StateError
 from ..proto.handshake import destination_link_keys
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Outcome, OutcomeState, Purpose
 from ..proto.request import ReceiveRequest
 from . import pairing, xl
+from .admission import admit_peer, judge_domain
 from .check import report_on
-from .hooked import SessionHooks, read_sealed
+from .held import read_sealed
+from .hooked import SessionHooks
 from .judge import Verdict, judge
 from .lanes import Visit, is_going_on
 from .outcome import DENIED, recorded_outcome
@@ -65,7 +67,7 @@ class Keeper:
             return
         self._confirm(verdict)
         if verdict.hello.purpose is Purpose.CHECK:
-            self._check()
+            self._check(verdict.name)
             return
         packet, _ = self._packets.receive(limits.HANDSHAKE_SECONDS)
         if not packet:
@@ -169,7 +171,7 @@ class Keeper:
             self._keep(verdict.hello.session_id, word)
         self._packets.send(launcher.push_outcome(outcome))
 
-    def _check(self) -> None:
+    def _check(self, peer: str) -> None:
         """CHECK (K2, K3): how this host is, and what it would say to a domain."""
         packet, descriptors = self._packets.receive(limits.CHECK_SECONDS, descriptors=1)
         try:
@@ -183,7 +185,8 @@ class Keeper:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._packets.send(launcher.push_report(report_on(self._config, self._slot.count(Use.SESSION), head, configuration)))
+        judging = partial(judge_domain, self._config, peer)
+        self._packets.send(launcher.push_report(report_on(self._config, self._slot.count(Use.SESSION), head, judging)))
 
     def _keep(self, session_id: bytes, word: Outcome) -> None:
         """The source's word, in the journal; a peer can say it as often as it likes, and a disk is finite."""
@@ -245,6 +248,7 @@ class Keeper:
     def _serve(self, request: ReceiveRequest, verdict: Verdict) -> None:
         if not self._slot.begin(Use.SESSION, self._config.sessions):
             raise RefusedError(f"{self._config.sessions} migrations are arriving there already; try again later", Reason.TOO_MANY)
+        admit_peer(self._config, verdict.name)
         session_id = secrets.token_bytes(limits.SESSION_ID_LEN)
         hooks = self._make_hooks(request, verdict, session_id)
         journal = Journal(self._config.state, Role.DESTINATION)

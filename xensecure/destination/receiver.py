@@ -18,7 +18,7 @@ from ..proto.handshake import DestinationHandshake, State
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Accept, Exit, ExitKind, Feature, FrameType, Open, Outcome, Purpose, Refusal
 from ..proto.tls import Credentials
-from .hooked import sealed_file
+from .held import sealed_file
 from .packets import Packets
 from .relay import Relay
 

@@ -308,6 +308,10 @@ class Pump:
         lib.xs_pump_head(self._pump, ffi.from_buffer(out), size)
         return bytes(out)
 
+    def skip_head(self) -> None:
+        """The destination's xl has been given its header and the configuration by the launcher: they count as delivered."""
+        _check(lib.xs_pump_skip_head(self._pump))
+
     def text(self) -> str:
         """The text of the peer's ABORT."""
         out = bytearray(limits.REASON_TEXT_MAX)

@@ -75,7 +75,9 @@ def _read_both(process: subprocess.Popen[bytes], command: str, seconds: float) -
 
 @dataclass(frozen=True)
 class XenInfo:
-    """What ``xl info`` says of a host; memory in bytes. ``hw_caps``: the CPU's features, 32 bits a word; ``virt_caps``: what guests it can have."""
+    """What ``xl info`` says of a host; memory in bytes. ``hw_caps``: the CPU's features, 32 bits a word; ``virt_caps``: what guests it can have;
+    ``commandline``: the hypervisor's.
+    """
 
     version: str
     memory_total: int
@@ -83,6 +85,7 @@ class XenInfo:
     cpus: int
     hw_caps: str
     virt_caps: str
+    commandline: str = ""
 
 
 def xl_info(config: Config) -> XenInfo:
@@ -101,6 +104,7 @@ def parse_info(text: str) -> XenInfo:
             cpus=_number(found["nr_cpus"]),
             hw_caps=_hw_caps(found["hw_caps"]),
             virt_caps=printable(found.get("virt_caps", "")),
+            commandline=printable(found.get("xen_commandline", "")),
         )
     except KeyError as error:
         raise SystemFailure(f"'xl info' does not say {error.args[0]}; run it by hand") from None

@@ -207,7 +207,7 @@ def pull_start(packet: bytes) -> ReceiveRequest:
 
 
 class Wish(enum.IntEnum):
-    """What the launcher's hooks want of the domain's configuration."""
+    """What the launcher wants of the domain's configuration, for policy and hooks."""
 
     NOTHING = 0
     TOLD = 1  # CONFIGURATION as soon as it has passed; nothing waits for it

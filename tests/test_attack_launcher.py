@@ -377,10 +377,10 @@ def test_policy_is_asked_without_hooks(keeper: Keeper) -> None:
     """What the policy does not let pass gives xl nothing, whoever shows it; and what has been judged is what xl gets, whatever is sent after it."""
     with started(keeper) as (sock, message, _):
         assert message.wish is Wish.ASKED
-        evil = CONFIGURATION.replace(b"}}", b'}, "b_info": {"device_model": "/tmp/evil"}}')
+        evil = CONFIGURATION.replace(b"}}", b'}, "b_info": {"device_model": "/opt/evil"}}')
         show(sock, sealed_file(evil), length=len(evil))
         packet, descriptors, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 1)
-        assert "b_info.device_model = '/tmp/evil'" in launcher.pull_refused(packet).text
+        assert "b_info.device_model = '/opt/evil'" in launcher.pull_refused(packet).text
         assert not descriptors
     assert keeper.xl_input.read_bytes() == b""
 

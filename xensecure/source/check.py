@@ -15,9 +15,6 @@ from ..proto.messages import FrameType, Purpose
 from ..proto.tls import Credentials
 from .establish import Connection, Route, accepted_payload, find_route, reach, reread
 
-# For the question to get there, for what the destination does, and for the way back.
-_ANSWER_SECONDS = limits.HANDSHAKE_SECONDS + limits.CHECK_SECONDS + limits.HANDSHAKE_SECONDS
-
 
 def check_destination(config: Config, credentials: Credentials, host: str, options: HostOptions, configuration: bytes = b"") -> HostReport:
     """How the host is at this moment, by its own authenticated word; nothing is started there.
@@ -31,7 +28,8 @@ def check_destination(config: Config, credentials: Credentials, host: str, optio
     peers = Peers(config)
     connection = open_check(config, peers, credentials, find_route(config, peers, host, options))
     with contextlib.closing(connection.channel):
-        return ask(connection, configuration)
+        send_question(connection, configuration)
+        return receive_report(connection)
 
 
 def open_check(config: Config, peers: Peers, credentials: Credentials, route: Route) -> Connection:
@@ -44,11 +42,16 @@ def open_check(config: Config, peers: Peers, credentials: Credentials, route: Ro
     return connection
 
 
-def ask(connection: Connection, configuration: bytes, seconds: float = _ANSWER_SECONDS) -> HostReport:
-    """The question and its answer (K1, K4), within so many seconds."""
-    channel = connection.channel
-    channel.wire.deadline = Deadline(seconds)
-    channel.send(FrameType.OPEN, configuration)
+def send_question(connection: Connection, configuration: bytes) -> None:
+    """The question (K1); it may be with this host's kernel still when this returns."""
+    connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
+    connection.channel.send(FrameType.OPEN, configuration)
+
+
+def receive_report(connection: Connection) -> HostReport:
+    """The answer (K4)."""
+    # For the rest of the question's way, for what the destination does, and for the way back.
+    connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS + limits.CHECK_SECONDS + limits.HANDSHAKE_SECONDS)
     return HostReport.pull(accepted_payload(connection, limits.CHECK_REPORT_MAX))
 
 

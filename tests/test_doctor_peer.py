@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -411,3 +413,22 @@ def test_older_destination(pair: Pair) -> None:
     with daemon_instead(pair.destination, "xensecured", "xensecured", change, "--listen"):
         said = examine(pair.source, "hv2", status=1)
     assert "the xensecure on hv2 is older than this one" in said["kinds"]["release"]
+
+
+def test_somebody_else_on_the_port(pair: Pair, tmp_path: Path) -> None:
+    """What answers there is no xensecure: that is no older release, but no migration either."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=_says_hello, args=(other,))
+        thread.start()
+        said = examine(pair.source, "hv2", status=4, config=changed(pair.source, tmp_path, f"[host.hv2]\nport = {other.getsockname()[1]}\n"))
+        thread.join()
+    assert said["kinds"].keys() == {"connect"}
+
+
+def _says_hello(server: socket.socket) -> None:
+    """A mail server, to one client."""
+    client = server.accept()[0]
+    with client, suppress(ConnectionResetError):
+        client.sendall(b"220 mail.example.org ESMTP\r\n")
+        while client.recv(4096):
+            pass

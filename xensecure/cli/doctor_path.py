@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..link.connection import Target
-from ..proto.errors import ConnectError
+from ..proto.errors import ConnectError, LinkLostError
 from .findings import Examination
 
 _ETHERNET_MTU = 1500  # bytes: what a path carries that nobody has made otherwise (RFC 894)
@@ -45,9 +45,12 @@ class Way:
 
 
 def look_at(sock: socket.socket) -> Way:
-    """The way of a connected TCP socket."""
-    numbers = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
-    address, local = str(sock.getpeername()[0]), str(sock.getsockname()[0])
+    """The way of a connected TCP socket; LinkLostError if it is connected no more."""
+    try:
+        numbers = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+        address, local = str(sock.getpeername()[0]), str(sock.getsockname()[0])
+    except OSError as error:
+        raise LinkLostError(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
     interface, gateway, interface_mtu = _route(address, local)
     return Way(
         address=address,

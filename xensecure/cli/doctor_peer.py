@@ -16,10 +16,10 @@ from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.xl import XenInfo, cpu_names, domain_configuration
 from ..proto import limits
-from ..proto.errors import ConnectError, ProtocolError, StateError, UsageError, XensecureError
+from ..proto.errors import ConnectError, LinkLostError, StateError, UsageError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature, printable
-from ..source.check import open_check, receive_report, send_question
+from ..source.check import SAME_RELEASE, is_older, older, open_check, receive_report, send_question
 from ..source.establish import Route, find_route, reread
 from .doctor_compare import compare_hosts, compare_options, judge_domain_there, memory_need
 from .doctor_local import examine_hooks, examine_key, examine_sender, examine_xen
@@ -91,21 +91,24 @@ def _ask(found: Examination, config: Config, peers: Peers, route: Route, domain:
             if not error.silent:
                 raise
             return _ask_in_small_packets(found, config, peers, route, question, error)
-        except ProtocolError as error:
-            text, _, remedy = str(error).partition("; ")
-            found.find("release", text, remedy)
     return None
 
 
-def _ask_once(found: Examination, config: Config, peers: Peers, route: Route, question: bytes) -> HostReport:
-    begun = time.monotonic()
-    connection = open_check(config, peers, load_credentials(config), route)
+def _ask_once(found: Examination, config: Config, peers: Peers, route: Route, question: bytes) -> HostReport | None:
+    begun, credentials = time.monotonic(), load_credentials(config)
+    try:
+        connection = open_check(config, peers, credentials, route)
+    except LinkLostError:
+        if not is_older(config, peers, credentials, route):
+            raise
+        found.find("release", older(route.peer.name), SAME_RELEASE)
+        return None
     seconds = time.monotonic() - begun
     with contextlib.closing(connection.channel):
         send_question(connection, question)
         require_delivery(connection.channel.sock)
-        report = receive_report(connection)
         way = look_at(connection.channel.sock)
+        report = receive_report(connection)
     if not route.target.segment:
         examine_way(found, way, seconds, connection.group, route.target)
         examine_buffers(found, way, report.window, send_buffer_max())
@@ -118,7 +121,7 @@ def _ask_once(found: Examination, config: Config, peers: Peers, route: Route, qu
 
 def _ask_in_small_packets(
     found: Examination, config: Config, peers: Peers, route: Route, question: bytes, silence: ConnectError
-) -> HostReport:
+) -> HostReport | None:
     """A connection stood, and no answer came: whether one comes where every packet is small. If not, the silence is another one's."""
     again = reread(peers, route)
     try:

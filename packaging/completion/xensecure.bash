@@ -80,6 +80,7 @@ _xensecurectl() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     --config) _xensecure_files && return ;;
     --ttl) _xensecure_words '10m 30m 2h 7d' && return ;;
+    --domain) _xensecure_domains && return ;;
     --address | --ssh | --ssh-option | --remote-command | --force | -n) COMPREPLY=() && return ;;
     -o) [[ $command == enroll ]] && COMPREPLY=() && return ;;
     esac
@@ -92,8 +93,9 @@ _xensecurectl() {
     show:-* | status:-*) _xensecure_words '--json --help' ;;
     history:-*) _xensecure_words '--json -n --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
+    doctor:-*) _xensecure_words '--domain --json --help' ;;
     *:-*) _xensecure_words '--help' ;;
-    show:* | rotate:* | forget:*) _xensecure_hosts ;;
+    show:* | rotate:* | forget:* | doctor:*) _xensecure_hosts ;;
     status:* | history:* | resume:*) _xensecure_domains ;;
     *) COMPREPLY=() ;;
     esac

@@ -57,11 +57,11 @@ POLICY_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "send": ({"true": True, "false": False}, ['"yes"', "1"]),
     "names": _PATTERNS,
     "memory": (
-        {'"off"': 0, "4096": 4096, '"512M"': 512, '"64G"': 64 << 10, '"2T"': 2 << 20},
-        ["0", "-1", "true", '"64"', '"64g"', '"1.5G"', "1.5", '"1025T"'],
+        {'"off"': 0, "0": 0, "4096": 4096, '"512M"': 512, '"64G"': 64 << 10, '"2T"': 2 << 20},
+        ["-1", "true", '"64"', '"64g"', '"1.5G"', "1.5", '"1025T"'],
     ),
-    "vcpus": ({'"off"': 0, "1": 1, "32768": 32768}, ["0", "32769", "true", '"4"']),
-    "domains": ({'"off"': 0, "1": 1, "4096": 4096}, ["0", "4097", "true", '"4"']),
+    "vcpus": ({'"off"': 0, "0": 0, "32768": 32768}, ["-1", "32769", "true", '"4"']),
+    "domains": ({'"off"': 0, "1": 1, "4096": 4096}, ["-1", "4097", "true", '"4"']),
     "free_memory": ({'"on"': "on", '"off"': "off"}, ["true", "1", '"auto"']),
     **dict.fromkeys(("disks", "bridges", "kernels", "bootloaders"), _PATTERNS),
     **dict.fromkeys(("device_models", "scripts"), _ABSOLUTE),
@@ -227,6 +227,13 @@ def test_host_names(file: Path) -> None:
         ("[host.hv2.example.org]\nport = 5\n", 1, 'in quotes: [host."hv2.example.org"]'),
         ("[host]\nport = 5\n", 2, "[host.NAME]"),
         ("host = 5\n", 1, "[host.NAME]"),
+        ("policy = 5\n", 1, "'policy'"),
+        ("[policy]\ndisk = []\n", 2, "did you mean 'disks'?"),
+        ("[policy]\npeer = 5\n", 2, "[policy.peer.NAME]"),
+        ("[policy.peer]\nvcpus = 5\n", 2, "[policy.peer.NAME]"),
+        ("[policy.peer.'a b']\n", 1, "no peer's name"),
+        ("[policy.peer.hv1.example.org]\nvcpus = 5\n", 1, 'in quotes: [policy.peer."hv1.example.org"]'),
+        ("[policy.peer.hv1]\nvcpus = 5\nsends = true\n", 3, "did you mean 'send'?"),
         ("[host.'a b']\n", 1, "no host's name"),
         ("paths.state = 5\n", 1, "'state' must be"),
         ("paths = {run = '/x', state = 5}\n", 1, "'state' must be"),
@@ -333,6 +340,7 @@ def test_sample_is_complete() -> None:
     found = _sample_keys()
     assert {name: set(keys) for name, keys in found.items()} == {
         **{name: set(keys) for name, keys in SCHEMA.items()},
+        "policy.peer.hv2": set(found["policy.peer.hv2"]) & set(SCHEMA["policy"]),
         "host.hv2": set(HOST_KEYS) - set(SCHEMA["defaults"]),
     }
     lines = SAMPLE.read_text().splitlines()
@@ -347,7 +355,9 @@ def test_sample_shows_defaults(file: Path) -> None:
     assert _load(file, plain) == _load(file, "")
     uncommented = re.sub(r"(?m)^# ?(?=\[|\w+ = )", "", plain)
     assert set(tomllib.loads(uncommented)) == {*SCHEMA, "host"}
-    assert _load(file, uncommented).options_for("hv2").peer
+    loaded = _load(file, uncommented)
+    assert loaded.options_for("hv2").peer
+    assert loaded.policy_for("hv2") != loaded.policy
     default = Config(path="")
     for section, keys in _sample_keys().items():
         for key, text in keys.items() if section in SCHEMA else ():

@@ -373,3 +373,25 @@ def test_memory_that_dom0_can_give(tmp_path: Path, xl_conf: str | None, commandl
     file.chmod(0o600)
     info = XenInfo(**{**vars(INFO), "commandline": commandline})
     assert available_memory(load_config(str(file)), info, conf) == 1024 + (1024 - 128 if dom0 else 0)
+
+
+# ---- what is written about it
+
+
+def test_sample_in_the_documents(tmp_path: Path) -> None:
+    """The sample policy in docs/operations.md loads, and means what stands beside it."""
+    text = (Path(__file__).parent.parent / "docs/operations.md").read_text("utf-8")
+    sample = re.search(r"```toml policy\n(.*?)```", text, re.DOTALL)
+    assert sample
+    file = tmp_path / "xensecure.toml"
+    file.write_text(sample[1])
+    file.chmod(0o600)
+    config = load_config(str(file))
+    assert not config.policy_for("lab").send
+    devices = domain("pcidevs", [{"bus": 1}])
+    judge(config.policy_for("hv1"), devices)
+    with pytest.raises(RefusedError, match="pcidevs"):
+        judge(config.policy_for("hv3"), devices)
+    judge(config.policy_for("hv3"), domain("disks.0.pdev_path", "/dev/drbd/by-res/web1/0"))
+    with pytest.raises(RefusedError, match="/dev/vg0/"):
+        judge(config.policy_for("hv1"), domain("disks.0.pdev_path", "/dev/sda"))

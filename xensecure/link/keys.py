@@ -140,10 +140,10 @@ def mebibytes(value: Any) -> int:
 
 
 def most(greatest: int) -> Callable[[Any], int]:
-    """A number from 1 to this one; or "off", which is 0."""
+    """A number up to this one; 0 or "off": none."""
 
     def convert(value: Any) -> int:
-        return 0 if value == "off" else between(1, greatest)(value)
+        return 0 if value == "off" else between(0, greatest)(value)
 
     return convert
 

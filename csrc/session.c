@@ -182,13 +182,22 @@ int xs_session_stall(struct xs_session *s, unsigned lane, int stalled)
     return 1;
 }
 
-/* Room for *len bytes of input. NULL, and *len 0, when the window is used up or the input has ended. */
+/* The destination has acknowledged nothing yet: what it judges a domain by goes out, and not so much that the guest could have been
+ * suspended for it. Its acknowledgement of the first byte says that the domain may come. */
+static int is_unjudged(const struct outgoing *o)
+{
+    enum { UNJUDGED_MAX = 2 * XS_XL_HEAD_MAX /* bytes: the head, and its window's worth of what follows; no guest has so little memory */ };
+
+    return o->acked == 0 && xs_fifo_tail(o->fifo) >= UNJUDGED_MAX;
+}
+
+/* Room for *len bytes of input. NULL, and *len 0, when the window is used up, the destination has not judged yet or the input has ended. */
 uint8_t *xs_session_input(struct xs_session *s, unsigned channel, size_t *len)
 {
     struct outgoing *o = &s->out[channel];
 
     *len = 0;
-    if (o->fifo == NULL || o->ended)
+    if (o->fifo == NULL || o->ended || (channel == 0 && is_unjudged(o)))
         return NULL;
     return xs_fifo_space(o->fifo, len);
 }

@@ -47,7 +47,7 @@ unsigned xs_session_lanes(const struct xs_session *s);
 
 /* ---- bytes in, to be sent (channels this side sends) ---- */
 
-/* Room for *len bytes of input. NULL, and *len 0, when the window is used up or the input has ended. */
+/* Room for *len bytes of input. NULL, and *len 0, when the window is used up, the destination has not judged yet or the input has ended. */
 uint8_t *xs_session_input(struct xs_session *s, unsigned channel, size_t *len);
 
 /* len bytes of input have been put there. */
@@ -112,6 +112,10 @@ const uint8_t *xs_session_output(const struct xs_session *s, unsigned channel, s
 
 /* len bytes have been written into the receiving process's pipe (F7). */
 void xs_session_delivered(struct xs_session *s, unsigned channel, size_t len);
+
+/* Destination: xl has been given the head of channel 0 by somebody else; it counts as delivered. XS_OK, or XS_EARGUMENT unless it has come and
+ * none of it has been delivered. */
+int xs_session_skip_head(struct xs_session *s);
 
 /* Nobody reads a channel any more: what is held and what comes is discarded, and acknowledged as if it were delivered. */
 void xs_session_output_broken(struct xs_session *s, unsigned channel);

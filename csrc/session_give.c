@@ -15,12 +15,13 @@ static int give(struct xs_header *header, enum xs_type type, unsigned channel, s
     return 1;
 }
 
-/* A sixteenth of the window: sixteen ACKs a window keep the sender from ever waiting for one, and cost 32 bytes each. */
+/* The first byte, which a source waits for before it lets a guest stop; then a sixteenth of the window: sixteen ACKs a window keep the sender from
+ * ever waiting for one, and cost 32 bytes each. */
 static int ack_due(const struct incoming *i)
 {
     uint64_t waiting = xs_fifo_base(i->fifo) - i->told;
 
-    return i->ack_now || (waiting > 0 && waiting >= i->window / 16);
+    return i->ack_now || (waiting > 0 && (i->told == 0 || waiting >= i->window / 16));
 }
 
 /* The next ACK (F7). */

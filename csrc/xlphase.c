@@ -16,7 +16,7 @@ static const char magic[] = "Xen saved domain, xl format\n \0 \r";
 enum {
     MAGIC_LEN = 32,             /* savefileheader_magic without C's NUL */
     HEADER_LEN = MAGIC_LEN + 4 * 4,     /* struct save_file_header */
-    FLAG_JSON = 1,              /* XL_MANDATORY_FLAG_JSON */
+    FLAGS = 1 | 2,              /* XL_MANDATORY_FLAG_JSON, XL_MANDATORY_FLAG_STREAMv2: all that xl has, and has always set since 4.6 */
     BYTE_ORDER_MARK = 0x01020304        /* SAVEFILE_BYTEORDER_VALUE */
 };
 
@@ -95,7 +95,7 @@ static void head_header(struct xs_xlphase *x)
     else
         return;
     x->optional_len = load_native(x, field + 12);
-    if ((load_native(x, field + 4) & FLAG_JSON) == 0 || x->optional_len < 4 /* the configuration's length */)
+    if (load_native(x, field + 4) != FLAGS || x->optional_len < 4 /* the configuration's length */)
         return;
     x->head_state = HEAD_LENGTH;
 }
@@ -107,8 +107,8 @@ static void head_length(struct xs_xlphase *x)
 
     x->got = 0;
     x->head_state = HEAD_OVER;
-    if (len > x->optional_len - 4 /* itself */)
-        return;
+    if (len != x->optional_len - 4 /* itself */)
+        return;         /* xl writes nothing else there, and would pass over it */
     if (len > 0 && len <= XS_XL_HEAD_MAX)
         x->config = malloc(len);
     if (x->config == NULL) {
@@ -285,4 +285,10 @@ const uint8_t *xs_xlphase_head(const struct xs_xlphase *x, size_t *len)
     if (x->config[*len - 1] == '\0')
         (*len)--;       /* xl counts it in; a JSON parser does not want it */
     return x->config;
+}
+
+/* The bytes of channel 0 up to the configuration's end; 0 before it has come, or where it is too long to be kept. */
+size_t xs_xlphase_head_end(const struct xs_xlphase *x)
+{
+    return x->head_state == HEAD_OVER && x->config != NULL ? HEADER_LEN + 4 + x->config_len : 0;
 }

@@ -45,4 +45,7 @@ int xs_xlphase_status(const struct xs_xlphase *x);
 /* The domain's configuration (JSON, without its trailing NUL); *len 0 when there is none. */
 const uint8_t *xs_xlphase_head(const struct xs_xlphase *x, size_t *len);
 
+/* The bytes of channel 0 up to the configuration's end; 0 before it has come, or where it is too long to be kept. */
+size_t xs_xlphase_head_end(const struct xs_xlphase *x);
+
 #endif

@@ -9,19 +9,20 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.inmemory import HV1, Exchange, World, made_up_key
 from tests.pair import Host, wait_for
-from xensecure.destination.hooked import sealed_file
+from xensecure.destination.held import sealed_file
 from xensecure.link.config import load_config
 from xensecure.link.identity import load_credentials
 from xensecure.link.peers import LinkKey, Peer, Peers
-from xensecure.proto import launcher, limits
+from xensecure.proto import launcher, limits, xlwords
 from xensecure.proto.handshake import AuthenticationRequest
 from xensecure.proto.launcher import Authenticate, Kind, Started, Wish
-from xensecure.proto.messages import DestinationHello
+from xensecure.proto.messages import DestinationHello, Purpose
 from xensecure.proto.request import ReceiveRequest
 
 
@@ -56,9 +57,10 @@ class Keeper:
         self.hook_ran.unlink(missing_ok=True)
         self._said_before = len(self.host.log("xensecure-launcher"))
 
-    def request(self, challenge: bytes) -> AuthenticationRequest:
+    def request(self, challenge: bytes, purpose: Purpose = Purpose.MIGRATE) -> AuthenticationRequest:
         """A right request: hv1 has proved itself for this challenge."""
-        exchange = Exchange(self.world)
+        hello = replace(self.world.hello(), purpose=purpose)
+        exchange = Exchange(self.world, source=self.world.source_handshake(hello=hello))
         exchange.challenge = challenge
         exchange.run()
         return exchange.destination.request()
@@ -84,22 +86,29 @@ class Keeper:
         assert "internal error" not in self.log()
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    """A running launcher whose xl leaves a mark when it is started."""
-    tmp_path = tmp_path_factory.mktemp("launcher")
+@contextlib.contextmanager
+def launcher_running(tmp_path: Path, extra: str = "") -> Iterator[Keeper]:
+    """A running launcher whose xl leaves a mark when it is to receive."""
     folder = tmp_path / "hv2"
     folder.mkdir()
     program = tmp_path / "xl"
-    program.write_text(f"#!/bin/sh\ntouch {folder / 'xl-was-started'}\nexec cat >{folder / 'xl-was-given'}\n")
+    receive = f"touch {folder / 'xl-was-started'}; exec cat >{folder / 'xl-was-given'}"
+    program.write_text(f'#!/bin/sh\n[ "$1" = migrate-receive ] || exit 1\n{receive}\n')
     program.chmod(0o755)
-    host = Host(folder, "hv2", xl=program)
+    host = Host(folder, "hv2", xl=program, extra=extra)
     # The test itself plays the receiver.
     host.config.write_text(host.config.read_text().replace('user = "nobody"', 'user = "root"') if os.geteuid() == 0 else host.config.read_text())
     try:
         yield Keeper(host, World(tmp_path / "world"))
     finally:
         host.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+    """Such a launcher, for many tests."""
+    with launcher_running(tmp_path_factory.mktemp("launcher")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -354,13 +363,26 @@ def test_no_configuration(keeper: Keeper, case: str) -> None:
     assert keeper.xl_input.read_bytes() == b""
 
 
-def test_configuration_that_nobody_asked_for(keeper: Keeper) -> None:
-    """Where there are no hooks, a configuration is nonsense."""
+def test_configuration_that_nobody_asked_for(tmp_path: Path) -> None:
+    """Where there are neither hooks nor a policy, a configuration is nonsense."""
+    with launcher_running(tmp_path, '[policy]\ncheck = "off"\n') as keeper:
+        with started(keeper) as (sock, message, _):
+            assert message.wish is Wish.NOTHING
+            show(sock, sealed_file(CONFIGURATION))
+            assert refused_or_gone(sock)
+        assert "SECURITY: the receiver of session" in keeper.log()
+
+
+def test_policy_is_asked_without_hooks(keeper: Keeper) -> None:
+    """What the policy does not let pass gives xl nothing, whoever shows it; and what has been judged is what xl gets, whatever is sent after it."""
     with started(keeper) as (sock, message, _):
-        assert message.wish is Wish.NOTHING
-        show(sock, sealed_file(CONFIGURATION))
-        assert refused_or_gone(sock)
-    assert "SECURITY: the receiver of session" in keeper.log()
+        assert message.wish is Wish.ASKED
+        evil = CONFIGURATION.replace(b"}}", b'}, "b_info": {"device_model": "/opt/evil"}}')
+        show(sock, sealed_file(evil), length=len(evil))
+        packet, descriptors, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 1)
+        assert "b_info.device_model = '/opt/evil'" in launcher.pull_refused(packet).text
+        assert not descriptors
+    assert keeper.xl_input.read_bytes() == b""
 
 
 def test_second_configuration(keeper: Keeper) -> None:
@@ -394,5 +416,17 @@ def test_xl_has_no_input_before_the_yes(keeper: Keeper, status: int) -> None:
             os.close(descriptor)
         with pytest.raises((BlockingIOError, BrokenPipeError)):
             os.write(descriptors[0], b"x")
-    assert keeper.xl_input.read_bytes() == (b"" if status else b"domain")
+    assert keeper.xl_input.read_bytes() == (b"" if status else xlwords.stream_head(CONFIGURATION) + b"domain")
     assert b'"web1"' in keeper.hook_ran.read_bytes()
+
+
+@pytest.mark.parametrize("case", [*sorted(NO_CONFIGURATION.keys() - {"a descriptor with a note"}), "START"])
+def test_no_question(keeper: Keeper, case: str) -> None:
+    """With CHECK too, a configuration is a sealed memory file of the length that is said, and nothing else is answered; xl is asked nothing."""
+    attack, said = NO_CONFIGURATION.get(case, (lambda sock: sock.send(START), "START between receiver and launcher where CONFIGURATION belongs"))
+    with keeper.connection() as (sock, challenge):
+        sock.send(push(keeper.request(challenge, Purpose.CHECK)))
+        assert authenticated(sock)
+        attack(sock)
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started(said)

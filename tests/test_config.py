@@ -43,6 +43,30 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "elide": ({'"on"': "on", '"off"': "off"}, ["true", "false", "1", '"yes"', '"ON"', "[]"]),
 }
+_PATTERNS: tuple[dict[str, Any], list[str]] = (
+    {'["web*", "db?"]': ("web*", "db?"), '"x"': ("x",), "[]": ()},
+    ["5", "true", '[""]', "[5]", '["a\\nb"]', "[" + '"x",' * 257 + "]"],
+)
+_ABSOLUTE: tuple[dict[str, Any], list[str]] = ({'["/opt/x/", "/a/b*"]': ("/opt/x/", "/a/b*"), "[]": ()}, ["5", '["opt"]', '""', "[5]"])
+_KEYS: tuple[dict[str, Any], list[str]] = (
+    {'["pcidevs", "nics.colo_*", "b_info.type.hvm.serial=/dev/ttyS0"]': ("pcidevs", "nics.colo_*", "b_info.type.hvm.serial=/dev/ttyS0"), "[]": ()},
+    ["5", '["a b"]', '["=x"]', '["disks[0].script"]', "[true]"],
+)
+POLICY_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "check": ({'"on"': "on", '"off"': "off"}, ["true", "1", '"ON"']),
+    "send": ({"true": True, "false": False}, ['"yes"', "1"]),
+    "names": _PATTERNS,
+    "memory": (
+        {'"off"': 0, "0": 0, "4096": 4096, '"512M"': 512, '"64G"': 64 << 10, '"2T"': 2 << 20},
+        ["-1", "true", '"64"', '"64g"', '"1.5G"', "1.5", '"1025T"'],
+    ),
+    "vcpus": ({'"off"': 0, "0": 0, "32768": 32768}, ["-1", "32769", "true", '"4"']),
+    "domains": ({'"off"': 0, "1": 1, "4096": 4096}, ["-1", "4097", "true", '"4"']),
+    "free_memory": ({'"on"': "on", '"off"': "off"}, ["true", "1", '"auto"']),
+    **dict.fromkeys(("disks", "bridges", "kernels", "bootloaders"), _PATTERNS),
+    **dict.fromkeys(("device_models", "scripts"), _ABSOLUTE),
+    **dict.fromkeys(("allow", "forbid"), _KEYS),
+}
 VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
     "paths": {
         "state": ({'"/srv/x"': Path("/srv/x")}, ['"srv"', "5", '""', '"~/x"', '["/srv"]']),
@@ -70,6 +94,7 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
     },
     "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},
     "hooks": {"timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"30"', "true"])},
+    "policy": POLICY_VALUES,
     "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
 }
 
@@ -86,6 +111,11 @@ def file(tmp_path: Path) -> Path:
     path.touch(mode=0o644)
     path.chmod(0o644)
     return path
+
+
+def _holder(config: Config, section: str) -> object:
+    """Whose fields a section's keys set."""
+    return {"defaults": config.defaults, "policy": config.policy}.get(section, config)
 
 
 def _load(file: Path, text: str | bytes) -> Config:
@@ -119,8 +149,7 @@ def test_every_host_option_is_a_key() -> None:
 def test_right_value(file: Path, section: str, key: str, text: str, value: object) -> None:
     """A right value becomes the field's."""
     config = _load(file, f"[{section}]\n{key} = {text}\n")
-    holder = config.defaults if section == "defaults" else config
-    assert getattr(holder, SCHEMA[section][key].target) == value
+    assert getattr(_holder(config, section), SCHEMA[section][key].target) == value
 
 
 @pytest.mark.parametrize(("section", "key", "text"), WRONG)
@@ -198,6 +227,13 @@ def test_host_names(file: Path) -> None:
         ("[host.hv2.example.org]\nport = 5\n", 1, 'in quotes: [host."hv2.example.org"]'),
         ("[host]\nport = 5\n", 2, "[host.NAME]"),
         ("host = 5\n", 1, "[host.NAME]"),
+        ("policy = 5\n", 1, "'policy'"),
+        ("[policy]\ndisk = []\n", 2, "did you mean 'disks'?"),
+        ("[policy]\npeer = 5\n", 2, "[policy.peer.NAME]"),
+        ("[policy.peer]\nvcpus = 5\n", 2, "[policy.peer.NAME]"),
+        ("[policy.peer.'a b']\n", 1, "no peer's name"),
+        ("[policy.peer.hv1.example.org]\nvcpus = 5\n", 1, 'in quotes: [policy.peer."hv1.example.org"]'),
+        ("[policy.peer.hv1]\nvcpus = 5\nsends = true\n", 3, "did you mean 'send'?"),
         ("[host.'a b']\n", 1, "no host's name"),
         ("paths.state = 5\n", 1, "'state' must be"),
         ("paths = {run = '/x', state = 5}\n", 1, "'state' must be"),
@@ -304,6 +340,7 @@ def test_sample_is_complete() -> None:
     found = _sample_keys()
     assert {name: set(keys) for name, keys in found.items()} == {
         **{name: set(keys) for name, keys in SCHEMA.items()},
+        "policy.peer.hv2": set(found["policy.peer.hv2"]) & set(SCHEMA["policy"]),
         "host.hv2": set(HOST_KEYS) - set(SCHEMA["defaults"]),
     }
     lines = SAMPLE.read_text().splitlines()
@@ -318,11 +355,12 @@ def test_sample_shows_defaults(file: Path) -> None:
     assert _load(file, plain) == _load(file, "")
     uncommented = re.sub(r"(?m)^# ?(?=\[|\w+ = )", "", plain)
     assert set(tomllib.loads(uncommented)) == {*SCHEMA, "host"}
-    assert _load(file, uncommented).options_for("hv2").peer
+    loaded = _load(file, uncommented)
+    assert loaded.options_for("hv2").peer
+    assert loaded.policy_for("hv2") != loaded.policy
     default = Config(path="")
     for section, keys in _sample_keys().items():
         for key, text in keys.items() if section in SCHEMA else ():
-            holder: object = default.defaults if section == "defaults" else default
-            value = getattr(holder, SCHEMA[section][key].target)
+            value = getattr(_holder(default, section), SCHEMA[section][key].target)
             if value or isinstance(value, bool):
                 assert SCHEMA[section][key].convert(tomllib.loads(f"v = {text}")["v"]) == value, key

@@ -19,6 +19,7 @@ from tests.xl.stream import StreamSpec, make_stream
 from xensecure.link.config import HOST_KEYS, SCHEMA, Config, HostOptions
 from xensecure.proto import errors, limits
 from xensecure.proto.launcher import Milestone
+from xensecure.proto.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -142,9 +143,9 @@ def described_default(value: object) -> str:
 def test_configuration_keys() -> None:
     """The configuration table has every key of the schema, and the defaults that the code has."""
     listed = {code(key)[0]: default for key, default, *_ in rows(section(text("docs/operations.md"), "## Configuration"))}
-    wanted: dict[str, type[Config] | type[HostOptions]] = {}
+    wanted: dict[str, type[Config] | type[HostOptions] | type[Policy]] = {}
     for table, keys in SCHEMA.items():
-        wanted |= {f"[{table}] {key}": Config for key in keys if table != "defaults"}
+        wanted |= {f"[{table}] {key}": Policy if table == "policy" else Config for key in keys if table != "defaults"}
     wanted |= dict.fromkeys(HOST_KEYS, HostOptions)
     assert sorted(listed) == sorted(wanted)
     in_words = {"[identity] name", "peer", "address", "port", "bind"}

@@ -282,13 +282,13 @@ def test_other_hooks_that_others_can_write(pair: Pair) -> None:
 
 
 def test_configuration_that_cannot_be_read(pair: Pair) -> None:
-    """A stream without a configuration is refused where hooks have to say yes, and xl gets none of it."""
+    """A stream without a configuration is refused, and xl gets none of it."""
     pair.destination.add_hook("pre-receive", "yes", "#!/bin/sh\nexit 0\n")
     process = pair.pipe()
     assert process.stdin is not None
     process.stdin.write(b"not what xl writes" * 100)
     _, stderr = process.communicate(timeout=30)
-    assert b"no configuration of a domain has come that the hooks there could be asked about" in stderr
+    assert b"no configuration of a domain has come that could be judged there" in stderr
     assert process.returncode == 255
     assert pair.destination.last_end()["outcome"].startswith("failed: ")
 

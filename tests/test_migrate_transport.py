@@ -22,6 +22,8 @@ TRANSPORT_FAILURE = 255
 SILENCE = 2  # seconds; the least that the configuration takes
 SLACK = 2.0  # seconds that a loaded machine may add
 QUICK = f"[defaults]\nkeepalive = 1\nsilence = {SILENCE}\n"
+# No domain comes here, and none is to be judged.
+NO_POLICY = '[policy]\ncheck = "off"\n'
 CONTENT = random.Random(4).randbytes(3_000_001)
 
 
@@ -30,7 +32,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two hosts with short times; what the destination runs as xl is written by each test."""
     xl = tmp_path_factory.mktemp("xl") / "xl"
     xl.touch(mode=0o755)
-    with Pair(source_extra=QUICK, destination_extra=QUICK, xl=xl) as made:
+    with Pair(source_extra=QUICK, destination_extra=QUICK + NO_POLICY, xl=xl) as made:
         yield made
 
 
@@ -270,7 +272,7 @@ def test_script_that_is_not_configured(pair: Pair) -> None:
 
 def test_too_many_sessions() -> None:
     """A destination with [receive] sessions = 1 refuses a second one while the first runs, and takes it afterwards."""
-    with Pair(destination_extra="sessions = 1\n") as pair:
+    with Pair(destination_extra="sessions = 1\n" + NO_POLICY) as pair:
         first = pair.pipe()
         assert first.stdout
         assert first.stdout.read(10)

@@ -80,20 +80,26 @@ _xensecurectl() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     --config) _xensecure_files && return ;;
     --ttl) _xensecure_words '10m 30m 2h 7d' && return ;;
+    --domain) _xensecure_domains && return ;;
     --address | --ssh | --ssh-option | --remote-command | --force | -n) COMPREPLY=() && return ;;
+    --to | --from) _xensecure_hosts && return ;;
+    policy) [[ ${COMP_WORDS[COMP_CWORD]} != -* ]] && _xensecure_words check && return ;;
+    check) [[ $command == policy && ${COMP_WORDS[COMP_CWORD]} != -* ]] && _xensecure_domains && return ;;
     -o) [[ $command == enroll ]] && COMPREPLY=() && return ;;
     esac
     case $command:${COMP_WORDS[COMP_CWORD]} in
     :-*) _xensecure_words '--config --version --help' ;;
-    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume doctor' ;;
+    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume policy doctor' ;;
     invite:*) _xensecure_words '--ttl --address --help' ;;
     enroll:*) _xensecure_words '--ssh -o --ssh-option --remote-command --help' ;;
     peers:*) _xensecure_words '--json --help' ;;
     show:-* | status:-*) _xensecure_words '--json --help' ;;
     history:-*) _xensecure_words '--json -n --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
+    policy:-*) _xensecure_words '--to --from --help' ;;
+    doctor:-*) _xensecure_words '--domain --json --help' ;;
     *:-*) _xensecure_words '--help' ;;
-    show:* | rotate:* | forget:*) _xensecure_hosts ;;
+    show:* | rotate:* | forget:* | doctor:*) _xensecure_hosts ;;
     status:* | history:* | resume:*) _xensecure_domains ;;
     *) COMPREPLY=() ;;
     esac

@@ -95,7 +95,7 @@ class Xensecure(Transport):
         if "peers" not in stolen:
             self._guess(host, peer)
         host.port = robbed.port
-        host.configure(self.trust(name, means) + _PATIENCE)
+        host.configure(self.trust(name, means) + _PATIENCE + '[policy]\ncheck = "off"\n')  # he takes what he gets
         return host
 
     def stolen_identity(self) -> Pem:

@@ -353,7 +353,7 @@ static void priorities(void)
     close_world(&w);
 }
 
-/* F8: a sender never has more than a window of unacknowledged bytes, and ACKs come at a sixteenth of the window. */
+/* F8: a sender never has more than a window of unacknowledged bytes, and ACKs come for the first byte and at a sixteenth of the window. */
 static void windows(void)
 {
     struct world w;
@@ -365,24 +365,84 @@ static void windows(void)
     CHECK(w.side[0].in[0] == 16000);
     seal(&w, 0, 9);
     CHECK(take(&w, 0, WIRE) == XS_OK);
+    CHECK(!xs_session_next(w.side[1].s, 0, &h, &p));
+    deliver(&w, 1, 0, 1);
+    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.offset == 1);
     deliver(&w, 1, 0, 999);
     CHECK(!xs_session_next(w.side[1].s, 0, &h, &p) && !xs_session_ack_waits(w.side[1].s));
     deliver(&w, 1, 0, 1);
-    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.offset == 1000);
+    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.offset == 1001);
     CHECK(xs_session_take(w.side[0].s, 0, &h, p) == XS_OK);
     give(&w, 0, 0, 100000);
-    CHECK(w.side[0].in[0] == 17000);
+    CHECK(w.side[0].in[0] == 17001);
     seal(&w, 0, 9);
     while (take(&w, 0, WIRE) == XS_OK)
         continue;
     deliver(&w, 1, 0, 15999);
-    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.offset == 16999);
+    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.offset == 17000);
     deliver(&w, 1, 0, 1);
     CHECK(!xs_session_next(w.side[1].s, 0, &h, &p) && xs_session_ack_waits(w.side[1].s));
     xs_session_ack_now(w.side[1].s);
     CHECK(!xs_session_ack_waits(w.side[1].s));
-    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.offset == 17000);
+    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.offset == 17001);
     close_world(&w);
+}
+
+/* Before the first acknowledgement a source takes two heads' worth of channel 0, whatever the window; and then the window. */
+static void unjudged(void)
+{
+    enum { WINDOW = 16 << 20, FIRST = 2 * XS_XL_HEAD_MAX };
+    struct world w;
+    struct xs_header h;
+    const uint8_t *p;
+
+    open_world(&w, WINDOW, 1);
+    give(&w, 0, 0, 2 * WINDOW);
+    CHECK(w.side[0].in[0] >= FIRST && w.side[0].in[0] < FIRST + XS_CHUNK);
+    seal(&w, 0, 99);
+    while (take(&w, 0, WIRE) == XS_OK)
+        continue;
+    deliver(&w, 1, 0, 1);
+    CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.offset == 1);
+    CHECK(xs_session_take(w.side[0].s, 0, &h, p) == XS_OK);
+    give(&w, 0, 0, 2 * WINDOW);
+    CHECK(w.side[0].in[0] == WINDOW + 1);
+    close_world(&w);
+}
+
+/* What xl has been given by others counts as delivered: the head alone, once it is there whole, and before anything has been delivered. */
+static void skipped_head(void)
+{
+    static const char json[] = "{}", more[] = "LibxlFmt";
+    uint8_t head[48 + 4 + sizeof(json)] = "Xen saved domain, xl format\n \0 \r";
+    struct world w;
+    struct xs_header h;
+    const uint8_t *p;
+    size_t len;
+
+    memcpy(head + 32, (const uint32_t[]){ 0x01020304, 3, 0, 4 + sizeof(json), sizeof(json) }, 20);
+    memcpy(head + 52, json, sizeof(json));
+    for (int early = 0; early < 2; early++) {
+        open_world(&w, 1 << 20, 1);
+        CHECK(xs_session_skip_head(w.side[1].s) == XS_EARGUMENT && xs_session_skip_head(w.side[0].s) == XS_EARGUMENT);
+        memcpy(xs_session_input(w.side[0].s, 0, &len), head, sizeof(head));
+        memcpy(xs_session_input(w.side[0].s, 0, &len) + sizeof(head), more, sizeof(more));
+        xs_session_input_commit(w.side[0].s, 0, sizeof(head) + sizeof(more));
+        CHECK(xs_xlphase_next(xs_session_phases(w.side[0].s)) == XS_PHASE_HEAD);
+        CHECK(seal(&w, 0, 9) == 1 && take(&w, 0, WIRE) == XS_OK);
+        CHECK(xs_xlphase_next(xs_session_phases(w.side[1].s)) == XS_PHASE_HEAD);
+        CHECK(xs_session_skip_head(w.side[0].s) == XS_EARGUMENT);
+        if (early) {
+            xs_session_delivered(w.side[1].s, 0, 1);
+            CHECK(xs_session_skip_head(w.side[1].s) == XS_EARGUMENT);
+        } else {
+            CHECK(xs_session_skip_head(w.side[1].s) == XS_OK && xs_session_skip_head(w.side[1].s) == XS_EARGUMENT);
+            CHECK(xs_session_next(w.side[1].s, 0, &h, &p) && h.type == XS_ACK && h.offset == sizeof(head));
+            p = xs_session_output(w.side[1].s, 0, &len);
+            CHECK(len == sizeof(more) && memcmp(p, more, sizeof(more)) == 0);
+        }
+        close_world(&w);
+    }
 }
 
 /* A channel whose reader has gone is discarded and acknowledged, so that the session comes to its end. */
@@ -451,6 +511,8 @@ int main(void)
     RUN(ends);
     RUN(priorities);
     RUN(windows);
+    RUN(unjudged);
+    RUN(skipped_head);
     RUN(broken_output);
     RUN(every_bit);
     return 0;

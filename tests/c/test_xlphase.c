@@ -69,6 +69,7 @@ static void whole(void)
         feed(x, 0, head, n, step);
         CHECK(xs_xlphase_next(x) == XS_PHASE_HEAD);
         CHECK(memcmp(xs_xlphase_head(x, &len), JSON, sizeof(JSON) - 1) == 0 && len == sizeof(JSON) - 1);
+        CHECK(xs_xlphase_head_end(x) == 48 + 4 + sizeof(JSON));
         feed(x, 0, GO, 44, step);       /* in the guest's memory: not yet ready */
         CHECK(!xs_xlphase_pending(x));
         feed(x, 1, READY, 34, step);
@@ -106,10 +107,12 @@ static void odd_heads(void)
         int phase;
     } odd[] = {
         { 2, sizeof(JSON), sizeof(JSON) + 4, 0 },                       /* not JSON */
+        { 1, sizeof(JSON), sizeof(JSON) + 4, 0 }, { 7, sizeof(JSON), sizeof(JSON) + 4, 0 },     /* flags that xl does not set */
+        { 3, sizeof(JSON), sizeof(JSON) + 5, 0 },                       /* something behind the configuration */
         { 3, sizeof(JSON), 3, 0 }, { 3, sizeof(JSON), 0, 0 },           /* no room for the length itself */
         { 3, sizeof(JSON) + 1, sizeof(JSON) + 4, 0 },                   /* longer than what holds it */
         { 3, UINT32_MAX, sizeof(JSON) + 4, 0 }, { 3, UINT32_MAX, UINT32_MAX, 0 },
-        { 3, 0, 4, 1 }, { 3, XS_XL_HEAD_MAX + 1, UINT32_MAX, 1 }, { 3, UINT32_MAX - 4, UINT32_MAX, 1 },
+        { 3, 0, 4, 1 }, { 3, XS_XL_HEAD_MAX + 1, XS_XL_HEAD_MAX + 5, 1 }, { 3, UINT32_MAX - 4, UINT32_MAX, 1 },
     };
     uint8_t head[256];
     size_t len;
@@ -121,7 +124,7 @@ static void odd_heads(void)
             feed(x, 0, head, make_head(head, 0, JSON, odd[n].flags, odd[n].config_len, odd[n].optional_len), step);
             CHECK(xs_xlphase_pending(x) == odd[n].phase);
             CHECK(xs_xlphase_next(x) == (odd[n].phase ? XS_PHASE_HEAD : XS_PHASE_START));
-            CHECK(xs_xlphase_head(x, &len) == NULL && len == 0);
+            CHECK(xs_xlphase_head(x, &len) == NULL && len == 0 && xs_xlphase_head_end(x) == 0);
             xs_xlphase_free(x);
         }
     for (size_t bit = 0; bit < 36 * 8; bit++) {         /* magic and byte order */

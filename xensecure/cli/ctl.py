@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from ..destination.invite import default_addresses, make_token
 from ..link import hardening
-from ..link.config import Config, is_address, load_config
+from ..link.config import Config, load_config
 from ..link.identity import load_credentials, make_identity
+from ..link.keys import is_address
 from ..link.peers import Peer, Peers
 from ..link.say import say
 from ..proto import limits
@@ -22,8 +23,10 @@ from ..proto.errors import StateError, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
-from .doctor import examine
+from .doctor import doctor
 from .history import history
+from .policy import add_arguments as add_policy_arguments
+from .policy import policy
 from .resume import resume
 from .status import status
 
@@ -169,15 +172,6 @@ def _forget(config: Config, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(config: Config, _chosen: argparse.Namespace) -> int:
-    found, problems = examine(config)
-    for line in found:
-        out(line)
-    for problem in problems:
-        say(PROGRAM, problem)
-    return StateError.exit_code if problems else 0
-
-
 def _arguments() -> argparse.ArgumentParser:
     options = parser(PROGRAM, "Make hosts known to each other, and look after their link keys.")
     commands = options.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -222,7 +216,11 @@ def _arguments() -> argparse.ArgumentParser:
     bring = add("resume", resume, "let a domain run again that a migration has left suspended here, if it runs nowhere else")
     bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
-    add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
+    add_policy_arguments(add("policy", policy, "say whether the admission policy, here or at another host, would let a domain come"))
+    examine = add("doctor", doctor, "say what this host has, and what stands in the way of receiving a domain, or of sending one to HOST")
+    examine.add_argument("host", nargs="?", metavar="HOST", help="a peer's name or address: also ask it how it is, and look at the way there")
+    examine.add_argument("--domain", metavar="DOMAIN", help="a domain here: also whether HOST would take it")
+    examine.add_argument("--json", action="store_true", help="for programs")
     return options
 
 

@@ -6,7 +6,8 @@ import hmac
 import time
 from dataclasses import replace
 
-from ..link.config import ADDRESS_PATTERN, NAME_PATTERN, Config
+from ..link.config import Config
+from ..link.keys import ADDRESS_PATTERN, NAME_PATTERN
 from ..link.peers import KEYS_KEPT, Invitation, InvitationState, LinkKey, Peer, Peers
 from ..proto.errors import Reason, RefusedError
 from ..proto.messages import Contact, Purpose

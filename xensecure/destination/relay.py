@@ -18,7 +18,7 @@ from ..proto.domain import domain_name
 from ..proto.errors import LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, FrameType, Open, Refusal
-from .hooked import sealed_file
+from .held import sealed_file
 from .packets import Packets
 
 PROGRAM = "xensecured"
@@ -153,7 +153,7 @@ class Relay:
             self._take(packet, descriptors, stats)
 
     def _show_configuration(self) -> None:
-        """To the launcher, for its hooks: once, and before xl gets the last of it."""
+        """To the launcher, which judges it or keeps it for hooks: once, and before xl gets the last of it."""
         self._wish = Wish.NOTHING
         head = self._pump.head()
         descriptor = sealed_file(head)
@@ -185,7 +185,7 @@ class Relay:
         if stats.channel_bytes[0]:
             self._first_byte = self._first_byte or now
             if now - self._first_byte > limits.CONFIGURATION_SECONDS and self._lost_until == math.inf:
-                self._refuse(Refusal(Reason.NOT_ALLOWED, "no configuration of a domain has come that the hooks there could be asked about"))
+                self._refuse(Refusal(Reason.NOT_ALLOWED, "no configuration of a domain has come that could be judged there"))
         return True
 
     def _on_aborted(self, stats: Stats) -> bool:
@@ -223,11 +223,12 @@ class Relay:
         self._grace = time.monotonic() + limits.EXIT_GRACE_SECONDS
 
     def _on_verdict(self, packet: bytes, descriptors: list[int]) -> None:
-        """What the hooks say. With their yes xl's standard input comes, and takes the number that the pump writes to."""
+        """Whether the domain may come. With the yes xl's standard input comes, and takes the number that the pump writes to; xl has the head."""
         self._held = False
         if launcher.kind_of(packet) is Kind.REFUSED:
             self._refuse(launcher.pull_refused(packet))
         launcher.body(packet, Kind.ADMITTED).finish()
+        self._pump.skip_head()
         for descriptor in descriptors:
             if self._stdin >= 0:
                 os.dup2(descriptor, self._stdin, inheritable=False)

@@ -21,13 +21,16 @@ from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, OutcomeState
 from ..proto.request import ReceiveRequest
 from . import xl
-from .hooked import Plug, SessionHooks, read_sealed
+from .admission import Admission
+from .held import Plug, read_sealed
+from .hooked import SessionHooks
 from .lanes import Door
 from .outcome import DENIED
 from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
 _DRAIN_PIECE = 1 << 16  # bytes
+_HEAD_SECONDS = 10.0  # for xl to take its header and the configuration, which it reads at once: as CONFIGURATION_SECONDS
 _WHY_MAX = 200  # characters of a receiver's reason: ours are shorter, and the space set aside in the journal is finite
 _FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
 
@@ -53,6 +56,7 @@ class Session:
         self._journal = journal
         self._id = session_id
         self._hooks = hooks
+        self._admission = Admission(config, peer, hooks)
         self._refused = False
         self._plug: Plug | None = None
         self._domain = ""
@@ -115,13 +119,13 @@ class Session:
         return None if self._fence_at == math.inf else max(0.0, self._fence_at - time.monotonic()) * 1000
 
     def _hand_over(self) -> None:
-        """Give the receiver xl's pipes; of its standard input only what stands in its place, where hooks have to say yes first."""
+        """Give the receiver xl's pipes; of its standard input only what stands in its place, where the domain has to be judged first."""
         stdin, *outputs = self._receive.descriptors()
-        if self._hooks.wish is Wish.ASKED:
+        if self._admission.wish is Wish.ASKED:
             self._plug = Plug()
             stdin = self._plug.fileno()
         with contextlib.suppress(SystemFailure):  # a receiver that has gone meanwhile is seen by the session
-            self._packets.send(launcher.Started(self._id, self._hooks.wish).push(), (stdin, *outputs))
+            self._packets.send(launcher.Started(self._id, self._admission.wish).push(), (stdin, *outputs))
         if self._plug is None:
             self._leave_stdin()
 
@@ -155,7 +159,7 @@ class Session:
 
     def _from_receiver(self) -> None:
         try:
-            packet, descriptors = self._packets.receive(descriptors=0 if self._hooks.wish is Wish.NOTHING else 1)
+            packet, descriptors = self._packets.receive(descriptors=0 if self._admission.wish is Wish.NOTHING else 1)
             if packet:
                 self._take(packet, descriptors)
             else:
@@ -177,12 +181,16 @@ class Session:
                 os.close(descriptor)
 
     def _configuration(self, packet: bytes, descriptors: list[int]) -> None:
-        """What the hooks are to see, once a session; with their yes the receiver gets xl's standard input, with their no xl sees its end."""
-        if self._hooks.wish is Wish.NOTHING:
+        """What policy and hooks are to see, once a session; with their yes xl gets it from here, so that nobody can give it another, and the
+        receiver gets xl's standard input; with their no xl sees its end.
+        """
+        if self._admission.wish is Wish.NOTHING:
             raise ProtocolError("CONFIGURATION that nobody has asked for, or the second one")
         head = read_sealed(descriptors, launcher.pull_configuration(packet))
         try:
-            self._hooks.show(head)
+            self._admission.decide(head)
+            if self._plug is not None:
+                self._receive.feed(xlwords.stream_head(head), _HEAD_SECONDS)
         except RefusedError as refusal:
             self._refuse(refusal)
             return

@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 
 from ..link.config import Config
@@ -35,6 +37,22 @@ class Receive:
     def descriptors(self) -> tuple[int, int, int]:
         """The ends that the receiver gets."""
         return self.stdin, self.stdout, self.stderr
+
+    def feed(self, head: bytes, seconds: float) -> None:
+        """Write into xl's standard input, all of it; RefusedError if xl does not take it in time. An xl that has ended is seen elsewhere."""
+        if self.stdin < 0:
+            return
+        end = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self.stdin, select.POLLOUT)
+        left = memoryview(head)
+        try:
+            while left:
+                if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                    raise RefusedError("xl there does not read its input", Reason.XL_FAILED)
+                left = left[os.write(self.stdin, left) :]
+        except BrokenPipeError:
+            pass
 
     def forget_stdin(self) -> None:
         """The receiver holds it from now on, alone, so that xl sees the end when the receiver ends; or nobody does. It may be called again."""

@@ -6,30 +6,49 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import socket
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..proto import limits
 from ..proto.errors import ConfigurationError, UsageError
+from ..proto.policy import Policy
+from .keys import (
+    ADDRESS_PATTERN,
+    NAME_PATTERN,
+    RUN_MAX,
+    Key,
+    absolute,
+    absolute_path,
+    absolute_patterns,
+    absolutes,
+    addresses,
+    between,
+    boolean,
+    domain_keys,
+    final_window,
+    ip,
+    ips,
+    mebibytes,
+    most,
+    one_of,
+    patterns,
+    peer_name,
+    rate,
+    run_path,
+    user_name,
+)
 
 DEFAULT_PATH = "/etc/xensecure/xensecure.toml"
 ENVIRONMENT = "XENSECURE_CONFIG"
-# A peer's file has its name, and ".", ".peer" and ".xxxxxxxx.tmp" around it while it is written: 255 bytes at most (NAME_MAX of limits.h).
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,229}")
 
 WILDCARDS = ("::", "0.0.0.0")  # noqa: S104 - a receiver is there to be reached; who may send is proved, not addressed
-# An IP address (with a scope, as getaddrinfo(3) takes it) or a name that can be resolved; so nothing odd gets into tokens and logs.
-ADDRESS_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?")
-# sun_path of unix(7) has 108 bytes, one of them for the end; what follows [paths] run is "/launcher.sock".
-_RUN_MAX = 107 - len("/launcher.sock")
 
 _NEED_NAME = "letters, digits, '.', '_' and '-' only"
 
@@ -79,6 +98,8 @@ class Config:
     lanes: int = limits.LANES_MAX
     cipher: str = "auto"
     hook_timeout: int = int(limits.HOOK_SECONDS)
+    policy: Policy = field(default_factory=Policy)
+    peer_policies: Mapping[str, Policy] = field(default_factory=dict)
     defaults: HostOptions = field(default_factory=HostOptions)
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
@@ -91,175 +112,83 @@ class Config:
         """The options for a host as it was named (in any case, as in ssh_config and DNS), before the command line's."""
         return self.hosts.get(host) or self.hosts.get(host.lower(), self.defaults)
 
-
-@dataclass(frozen=True)
-class _Key:
-    """One key of the file: which field it sets, its TOML type in words, and what makes of its value the field's (ValueError if wrong)."""
-
-    target: str
-    words: str
-    convert: Callable[[Any], Any]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise ValueError
-    return value
-
-
-def _absolute(value: Any) -> str:
-    if not _text(value).startswith("/"):
-        raise ValueError
-    return str(value)
-
-
-def _path(value: Any) -> Path:
-    return Path(_absolute(value))
-
-
-def _name(value: Any) -> str:
-    if not NAME_PATTERN.fullmatch(_text(value)):
-        raise ValueError
-    return str(value)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not 0 < len(values) <= limits.ADDRESSES_MAX:
-        raise ValueError
-    return tuple(_text(item) for item in values)
-
-
-def _run_path(value: Any) -> Path:
-    if len(_absolute(value).encode()) > _RUN_MAX:
-        raise ValueError
-    return Path(value)
-
-
-def _user(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", _text(value)):
-        raise ValueError
-    return str(value)
-
-
-def is_address(text: str) -> bool:
-    """Whether it can be a host's address: an IP address, or a name that may be resolved. Digits, dots and colons that are neither are a slip."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return bool(ADDRESS_PATTERN.fullmatch(text)) and not re.fullmatch(r"[0-9.:]+|.*(:|\.\.).*", text)
-    return True
-
-
-def _addresses(value: Any) -> tuple[str, ...]:
-    found = _texts(value)
-    if not all(is_address(address) for address in found):
-        raise ValueError
-    return found
-
-
-def _ip(value: Any) -> str:
-    return str(ipaddress.ip_address(_text(value)))
-
-
-def _ips(value: Any) -> tuple[str, ...]:
-    return tuple(_ip(item) for item in _texts(value))
-
-
-def _absolutes(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError
-    return tuple(_absolute(item) for item in value)
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _between(least: int, most: int) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError
-        return value
-
-    return convert
-
-
-def _one_of(*words: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if value not in words:
-            raise ValueError
-        return str(value)
-
-    return convert
-
-
-def _rate(value: Any) -> int:
-    """Bytes a second: a number, one with K, M or G behind it, or "off"; 0 is none."""
-    found = re.fullmatch(r"([0-9]{1,13})([KMG]?)", value) if isinstance(value, str) else None
-    if found:
-        value = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
-    if value in (0, "off") and not isinstance(value, (bool, float)):
-        return 0
-    return _between(limits.BWLIMIT_MIN, limits.BWLIMIT_MAX)(value)
-
-
-def _final_window(value: Any) -> int:
-    return limits.ENDLESS_SECONDS if value == "endless" else _between(1, limits.ENDLESS_SECONDS)(value)
+    def policy_for(self, peer: str) -> Policy:
+        """What a peer, by the name under which it was paired, may send here; "" for one that has no section of its own."""
+        return self.peer_policies.get(peer, self.policy)
 
 
 _RATE_WORDS = "'off' or bytes a second: 65536 or more, as a number or with K, M or G for KiB, MiB or GiB ('800M')"
-_LANES = _Key("lanes", f"1 to {limits.LANES_MAX}", _between(1, limits.LANES_MAX))
-_PORT = _Key("port", "a port, 1 to 65535", _between(1, 65535))
+_LANES = Key("lanes", f"1 to {limits.LANES_MAX}", between(1, limits.LANES_MAX))
+_PORT = Key("port", "a port, 1 to 65535", between(1, 65535))
 
-HOST_KEYS: dict[str, _Key] = {
-    "peer": _Key("peer", f"the peer's name: {_NEED_NAME}", _name),
-    "address": _Key("address", "an IP address or a name without a port, or a list of up to 8", _addresses),
+HOST_KEYS: dict[str, Key] = {
+    "peer": Key("peer", f"the peer's name: {_NEED_NAME}", peer_name),
+    "address": Key("address", "an IP address or a name without a port, or a list of up to 8", addresses),
     "port": _PORT,
-    "bind": _Key("bind", "an IP address of this host", _ip),
-    "family": _Key("family", "'any', 'inet' or 'inet6'", _one_of("any", "inet", "inet6")),
-    "quiet": _Key("quiet", "true or false", _boolean),
-    "verbose": _Key("verbose", "0 to 3", _between(0, 3)),
-    "connect_timeout": _Key("connect_timeout", "seconds, 1 to 600", _between(1, 600)),
-    "keepalive": _Key("keepalive", "seconds, 1 to 3600", _between(1, 3600)),
-    "silence": _Key("silence", "seconds, 2 to 86400", _between(2, 86400)),
-    "resume_window": _Key("resume_window", "seconds, 0 to 86400", _between(0, 86400)),
-    "final_window": _Key("final_window", "seconds, 1 or more, or 'endless'", _final_window),
-    "elide": _Key("elide", "'on' or 'off'", _one_of("on", "off")),
-    "compress": _Key("compress", "'off', 'auto' or 'zstd'", _one_of("off", "auto", "zstd")),
-    "bwlimit": _Key("bwlimit", _RATE_WORDS, _rate),
+    "bind": Key("bind", "an IP address of this host", ip),
+    "family": Key("family", "'any', 'inet' or 'inet6'", one_of("any", "inet", "inet6")),
+    "quiet": Key("quiet", "true or false", boolean),
+    "verbose": Key("verbose", "0 to 3", between(0, 3)),
+    "connect_timeout": Key("connect_timeout", "seconds, 1 to 600", between(1, 600)),
+    "keepalive": Key("keepalive", "seconds, 1 to 3600", between(1, 3600)),
+    "silence": Key("silence", "seconds, 2 to 86400", between(2, 86400)),
+    "resume_window": Key("resume_window", "seconds, 0 to 86400", between(0, 86400)),
+    "final_window": Key("final_window", "seconds, 1 or more, or 'endless'", final_window),
+    "elide": Key("elide", "'on' or 'off'", one_of("on", "off")),
+    "compress": Key("compress", "'off', 'auto' or 'zstd'", one_of("off", "auto", "zstd")),
+    "bwlimit": Key("bwlimit", _RATE_WORDS, rate),
     "lanes": _LANES,
 }
 
-SCHEMA: dict[str, dict[str, _Key]] = {
+_ON_OFF = Key("", "'on' or 'off'", one_of("on", "off"))
+_DOMAIN_KEYS = "a list of KEY or KEY=PATTERN, KEY as in libxl's JSON ('b_info.kernel')"
+
+POLICY_KEYS: dict[str, Key] = {
+    "check": replace(_ON_OFF, target="check"),
+    "send": Key("send", "true or false", boolean),
+    "names": Key("names", "a list of patterns", patterns),
+    "memory": Key("memory", "'off' or MiB of one domain, as a number or with G or T ('64G')", mebibytes),
+    "vcpus": Key("vcpus", f"'off' or 1 to {limits.POLICY_VCPUS_MAX}", most(limits.POLICY_VCPUS_MAX)),
+    "domains": Key("domains", f"'off' or 1 to {limits.POLICY_DOMAINS_MAX}", most(limits.POLICY_DOMAINS_MAX)),
+    "free_memory": replace(_ON_OFF, target="free_memory"),
+    "disks": Key("disks", "a list of patterns", patterns),
+    "bridges": Key("bridges", "a list of patterns", patterns),
+    "kernels": Key("kernels", "a list of patterns", patterns),
+    "device_models": Key("device_models", "a list of absolute paths or patterns", absolute_patterns),
+    "bootloaders": Key("bootloaders", "a list of patterns", patterns),
+    "scripts": Key("scripts", "a list of absolute paths or patterns", absolute_patterns),
+    "allow": Key("allow", _DOMAIN_KEYS, domain_keys),
+    "forbid": Key("forbid", _DOMAIN_KEYS, domain_keys),
+}
+
+SCHEMA: dict[str, dict[str, Key]] = {
     "paths": {
-        "state": _Key("state", "an absolute path", _path),
-        "run": _Key("run", f"an absolute path of at most {_RUN_MAX} bytes (a socket's path is short)", _run_path),
-        "hooks": _Key("hooks", "an absolute path", _path),
+        "state": Key("state", "an absolute path", absolute_path),
+        "run": Key("run", f"an absolute path of at most {RUN_MAX} bytes (a socket's path is short)", run_path),
+        "hooks": Key("hooks", "an absolute path", absolute_path),
     },
-    "identity": {"name": _Key("name", f"this host's name: {_NEED_NAME}", _name)},
+    "identity": {"name": Key("name", f"this host's name: {_NEED_NAME}", peer_name)},
     "trust": {
-        "mode": _Key("trust", "'pin' or 'ca'", _one_of("pin", "ca")),
-        "ca": _Key("ca", "an absolute path (PEM)", _absolute),
-        "certificate": _Key("certificate", "an absolute path (PEM)", _absolute),
-        "key": _Key("key", "an absolute path (PEM)", _absolute),
+        "mode": Key("trust", "'pin' or 'ca'", one_of("pin", "ca")),
+        "ca": Key("ca", "an absolute path (PEM)", absolute),
+        "certificate": Key("certificate", "an absolute path (PEM)", absolute),
+        "key": Key("key", "an absolute path (PEM)", absolute),
     },
     "listen": {
-        "addresses": _Key("listen", "an IP address, or a list of up to 8", _ips),
+        "addresses": Key("listen", "an IP address, or a list of up to 8", ips),
         "port": _PORT,
     },
     "receive": {
-        "xl": _Key("xl", "an absolute path", _absolute),
-        "user": _Key("user", "a user's name", _user),
-        "sessions": _Key("sessions", "1 to 4096", _between(1, 4096)),
-        "coloft_scripts": _Key("coloft_scripts", "a list of absolute paths", _absolutes),
-        "window": _Key("window", "bytes, 65536 to 67108864", _between(limits.WINDOW_MIN, limits.WINDOW)),
+        "xl": Key("xl", "an absolute path", absolute),
+        "user": Key("user", "a user's name", user_name),
+        "sessions": Key("sessions", "1 to 4096", between(1, 4096)),
+        "coloft_scripts": Key("coloft_scripts", "a list of absolute paths", absolutes),
+        "window": Key("window", "bytes, 65536 to 67108864", between(limits.WINDOW_MIN, limits.WINDOW)),
         "lanes": _LANES,
     },
-    "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
-    "hooks": {"timeout": _Key("hook_timeout", "seconds, 1 to 600", _between(1, 600))},
+    "engine": {"cipher": Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", one_of("auto", "libcrypto", "ipsec-mb"))},
+    "hooks": {"timeout": Key("hook_timeout", "seconds, 1 to 600", between(1, 600))},
+    "policy": POLICY_KEYS,
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
 }
@@ -352,23 +281,41 @@ class _Reading:
         """The Config; ConfigurationError at the first thing that is wrong."""
         values: dict[str, Any] = {}
         for section, content in tables.items():
-            if section == "host":
+            if section == "host" or (section == "policy" and isinstance(content, dict)):
                 continue
             keys = SCHEMA.get(section)
             if keys is None or not isinstance(content, dict):
                 known = ", ".join(f"[{name}]" for name in SCHEMA)
                 kind = "section" if isinstance(content, dict) else "key outside a section:"
-                raise self._error((section,), f"unknown {kind} '{section}'; known are {known} and [host.NAME]")
+                raise self._error((section,), f"unknown {kind} '{section}'; known are {known}, [policy.peer.NAME] and [host.NAME]")
             read = self._section((section,), content, keys)
             if section == "defaults":
                 values["defaults"] = self._host_options((section,), HostOptions(), read)
             else:
                 values.update(read)
+        values["policy"], values["peer_policies"] = self._policies(tables.get("policy", {}))
         values["hosts"] = self._hosts(tables.get("host", {}), values.get("defaults", HostOptions()))
         config = Config(path=self._path, **values)
         if config.trust == "ca" and not (config.ca and config.certificate and config.key):
             raise self._error(("trust", "mode"), "mode = \"ca\" needs 'ca', 'certificate' and 'key' in [trust] as well")
         return config
+
+    def _policies(self, content: dict[str, Any]) -> tuple[Policy, dict[str, Policy]]:
+        """That for all, and those of peers that have a section of their own, which says what is different for them."""
+        for_all = Policy(**self._section(("policy",), {key: value for key, value in content.items() if key != "peer"}, POLICY_KEYS))
+        tables = content.get("peer", {})
+        if not isinstance(tables, dict):
+            raise self._error(("policy", "peer"), "peers are written as sections: [policy.peer.NAME]")
+        peers = {}
+        for name, keys in tables.items():
+            table = ("policy", "peer", name)
+            if not isinstance(keys, dict):
+                raise self._error(table, f"'{name}' belongs in a peer's section: [policy.peer.NAME]")
+            if not NAME_PATTERN.fullmatch(name):
+                raise self._error(table, f"{name!r} is no peer's name: {_NEED_NAME}")
+            read = self._section(table, keys, POLICY_KEYS)
+            peers[name] = replace(for_all, **read, peer=name, own=frozenset(read))
+        return for_all, peers
 
     def _hosts(self, tables: Any, defaults: HostOptions) -> dict[str, HostOptions]:
         if not isinstance(tables, dict):
@@ -390,7 +337,7 @@ class _Reading:
             raise self._error((*table, key), f"'keepalive' ({options.keepalive} s) must be less than 'silence' ({options.silence} s)")
         return options
 
-    def _section(self, table: tuple[str, ...], content: dict[str, Any], keys: dict[str, _Key]) -> dict[str, Any]:
+    def _section(self, table: tuple[str, ...], content: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
         values = {}
         for key, value in content.items():
             known = keys.get(key)
@@ -402,14 +349,14 @@ class _Reading:
                 raise self._error((*table, key), f"'{key}' must be {known.words}") from None
         return values
 
-    def _unknown(self, table: tuple[str, ...], key: str, value: Any, keys: dict[str, _Key]) -> str:
+    def _unknown(self, table: tuple[str, ...], key: str, value: Any, keys: dict[str, Key]) -> str:
         """What to say of a key that is not known: a dotted host name that wants quotes, a key in the wrong section, a slip of the hand."""
-        if isinstance(value, dict) and table[0] == "host":
-            name = [table[1], key]
+        if isinstance(value, dict) and table[0] in ("host", "policy") and len(table) > 1:
+            name = [table[-1], key]
             while len(value) == 1 and isinstance(deeper := next(iter(value.values())), dict):
                 name.append(next(iter(value)))
                 value = deeper
-            return f"a host's name with dots is written in quotes: [host.\"{'.'.join(name)}\"]"
+            return f"a host's name with dots is written in quotes: [{'.'.join(table[:-1])}.\"{'.'.join(name)}\"]"
         homes = [f"[{name}]" for name, others in SCHEMA.items() if key in others] or (["[host.NAME]"] if key in HOST_KEYS else [])
         near = difflib.get_close_matches(key, keys, n=1)
         if homes:

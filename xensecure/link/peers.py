@@ -21,8 +21,9 @@ from ..proto.errors import StateError
 from ..proto.keyschedule import key_id
 from ..proto.messages import Contact
 from . import store
-from .config import NAME_PATTERN, Config
+from .config import Config
 from .engine import wipe
+from .keys import NAME_PATTERN
 from .say import say
 
 PROGRAM = "xensecure"

@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..link.config import NAME_PATTERN, WILDCARDS, Config
+from ..link.config import WILDCARDS, Config
 from ..link.connection import Deadline, Target
 from ..link.identity import load_credentials
+from ..link.keys import NAME_PATTERN
 from ..link.peers import KEYS_KEPT, LinkKey, Peer, Peers
 from ..proto import limits
 from ..proto.errors import (

@@ -1,0 +1,62 @@
+"""``xensecurectl policy check``: what the admission policy, here or at another host, would say to a domain. Nothing is started, nobody is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..destination.admission import judge_domain
+from ..link.config import Config
+from ..link.identity import load_credentials
+from ..link.say import say
+from ..link.xl import domain_configuration, run_xl
+from ..proto.domain import configuration, domain_name
+from ..proto.errors import ProtocolError, Reason, RefusedError, SystemFailure, UsageError
+from ..source.check import check_destination
+from .common import out
+
+PROGRAM = "xensecurectl"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """What follows ``xensecurectl policy``."""
+    command.add_argument("check", choices=["check"], help="whether a domain may come, and if not, by which rule")
+    command.add_argument("domain", metavar="FILE|DOMAIN", help="a file in xl.cfg(5)'s format (a path, or one that is there), or a domain here")
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--to", metavar="HOST", help="ask that host (default: this host's own policy)")
+    place.add_argument("--from", dest="sender", default="", metavar="PEER", help="as if that peer sent it here (default: one without a section)")
+
+
+def policy(config: Config, chosen: argparse.Namespace) -> int:
+    """The command; RefusedError with key, value and rule if the domain would be refused."""
+    head = _head_of(config, chosen.domain)
+    name = domain_name(head)
+    if chosen.to is None:
+        judge_domain(config, chosen.sender, head)
+        looks = config.policy_for(chosen.sender).looks
+        out(f"{name} may come" if looks else f"{name} may come: {config.policy_for(chosen.sender).where('check')} is off, and nothing was looked at")
+        return 0
+    report = check_destination(config, load_credentials(config), chosen.to, config.options_for(chosen.to), head)
+    for fault in report.faults:
+        say(PROGRAM, f"{chosen.to}: {fault}")
+    if report.refusal:
+        raise RefusedError(f"{chosen.to}: {report.refusal}", Reason.NOT_ALLOWED)
+    out(f"{name} may go to {chosen.to}")
+    return 0
+
+
+def _head_of(config: Config, domain: str) -> bytes:
+    """The configuration of a domain or of a file, as xl would send it: libxl's JSON."""
+    file = Path(domain)
+    if "/" not in domain and not file.is_file():
+        return json.dumps(domain_configuration(config, domain)).encode()
+    if not file.is_file():
+        raise UsageError(f"{domain}: no such file; give a file in xl.cfg(5)'s format, or a domain's name")
+    text = run_xl(config, "create", "-q", "-n", str(file.absolute()))  # parsed by xl, and nothing made of it
+    head = text[text.find("{") :].strip().encode()
+    try:
+        configuration(head)
+    except ProtocolError:
+        raise SystemFailure(f"'xl create -n {domain}' prints no JSON; is output_format in /etc/xen/xl.conf \"json\"?") from None
+    return head

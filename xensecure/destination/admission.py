@@ -1,0 +1,103 @@
+"""Whether a domain may come: the operator's policy, memory, and then the operator's hooks. By root's keeper, before xl gets a byte of the domain."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..link import store
+from ..link.config import Config
+from ..link.xl import XenInfo
+from ..proto.domain import configuration, domain_name
+from ..proto.errors import ProtocolError, Reason, RefusedError, StateError
+from ..proto.launcher import Wish
+from ..proto.policy import judge
+from .hooked import SessionHooks
+from .memory import require_memory
+
+
+def admit_peer(config: Config, peer: str) -> None:
+    """RefusedError unless a peer may send a domain now: to be asked before xl is started, once in a process, whose end ends the domain's stay.
+
+    ``peer``: the name under which it was paired, proved.
+    """
+    _require_sender(config, peer)
+    policy = config.policy_for(peer)
+    if policy.domains and not _take_place(config.run, peer, policy.domains):
+        many = f"{policy.domains} domains of {peer}'s are arriving there already ({policy.where('domains')}); try again later"
+        raise RefusedError(many, Reason.TOO_MANY)
+
+
+def _require_sender(config: Config, peer: str) -> None:
+    policy = config.policy_for(peer)
+    if not policy.send:
+        who = peer or "a peer without a section of its own"
+        raise RefusedError(f"{who} may not send domains there: {policy.where('send')} is false", Reason.NOT_ALLOWED)
+
+
+def _take_place(run: Path, peer: str, most: int) -> bool:
+    """Lock one of so many files for as long as this process lives, and nothing that it starts; False if others have all."""
+    try:
+        store.make_directory(run / "arriving")
+        for number in range(most):
+            descriptor = os.open(run / "arriving" / f"{peer}.{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            os.close(descriptor)
+    except (OSError, StateError) as error:
+        raise RefusedError(f"the domains that arrive there cannot be counted: {error}", Reason.LOCAL_FAULT) from None
+    return False
+
+
+def judge_domain(config: Config, peer: str, head: bytes, xen: XenInfo | None = None) -> None:
+    """RefusedError, with key, value and rule in its text, unless policy and free memory let that domain come. Nothing is started but xl to ask it.
+
+    ``peer``: who sends it, "" for one without a section of its own. ``head``: its configuration, libxl's JSON as in xl's header. ``xen``: what xl
+    has just said of this host, if it has been asked.
+    """
+    _require_sender(config, peer)
+    if config.policy_for(peer).looks:
+        _judge(config, peer, _read(head), xen)
+
+
+def _read(head: bytes) -> dict[str, Any]:
+    try:
+        return configuration(head)
+    except ProtocolError as error:
+        raise RefusedError(f"{error}; what cannot be read is not taken", Reason.NOT_ALLOWED) from None
+
+
+def _judge(config: Config, peer: str, found: Mapping[str, Any], xen: XenInfo | None = None) -> None:
+    policy = config.policy_for(peer)
+    judge(policy, found)
+    if policy.looks and policy.free_memory == "on":
+        require_memory(config, found, policy.where("free_memory"), xen)
+
+
+class Admission:
+    """The one question of a session. ``wish``: what has to be known of the domain's configuration."""
+
+    def __init__(self, config: Config, peer: str, hooks: SessionHooks) -> None:
+        self._config = config
+        self._peer = peer
+        self._hooks = hooks
+        self.wish = Wish.ASKED if config.policy_for(peer).looks else hooks.wish
+
+    def decide(self, head: bytes) -> None:
+        """RefusedError unless the domain may come; where nobody has to be asked, its configuration is kept for hooks."""
+        wish, self.wish = self.wish, Wish.NOTHING
+        try:
+            found = _read(head)
+        except RefusedError:
+            if wish is Wish.ASKED:
+                raise
+            return
+        self._hooks.learn(domain_name(head), found)
+        if wish is Wish.ASKED:
+            _judge(self._config, self._peer, found)
+            self._hooks.ask()

@@ -1,0 +1,82 @@
+"""Whether this host has the memory for a domain: what ``xl migrate-receive`` will want, asked before the guest has stopped at the source.
+
+What is needed is libxl's own sum (libxl__domain_need_memory_calculate in libxl_mem.c). Where xl takes memory from dom0 for a domain
+("autoballoon"), what dom0 can spare counts as free; xl decides on it as xl.c does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..link.config import Config
+from ..link.say import say
+from ..link.xl import XenInfo, run_xl, xl_info
+from ..proto.errors import Reason, RefusedError, SystemFailure
+from ..proto.policy import shown_value
+
+PROGRAM = "xensecure-launcher"
+_XL_CONF = Path("/etc/xen/xl.conf")
+_MIB = 1 << 20
+# libxl_internal.h
+_HVM_EXTRA = 2  # MiB: LIBXL_HVM_EXTRA_MEMORY
+_PV_EXTRA = 1  # MiB: LIBXL_PV_EXTRA_MEMORY
+_DOM0_LEAST = 128  # MiB: LIBXL_MIN_DOM0_MEM, below which libxl makes dom0 no smaller
+# xl.c, auto_autoballoon(): dom0 has been given its size by hand.
+_DOM0_MEM = re.compile(r"(^| )dom0_mem=((|min:|max:)[0-9]+[bBkKmMgG]?,?)+($| )")
+_AUTOBALLOON = re.compile(r"^[ \t]*autoballoon[ \t]*=[ \t]*[\"']?(\w+)", re.MULTILINE)
+_DOM0 = re.compile(r"^Domain-0 +0 +([0-9]{1,9}) ", re.MULTILINE)
+
+
+def needed_memory(configuration: Mapping[str, Any]) -> int:
+    """MiB that Xen must have free for a domain, its configuration judged: numbers are numbers there."""
+    built = configuration.get("b_info") or {}
+    created = configuration.get("c_info") or {}
+    target = built.get("target_memkb") or built.get("max_memkb") or 0
+    shadow = built.get("shadow_memkb")
+    if shadow is None:  # libxl_get_required_shadow_memory()
+        shadow = 4 * (256 * (built.get("max_vcpus") or 1) + 2 * ((built.get("max_memkb") or target) // 1024))
+    need = target + shadow + (built.get("iommu_memkb") or 0)
+    if built.get("device_model_stubdomain") in (True, "True"):
+        need += (built.get("stubdomain_memkb") or 0) + (built.get("video_memkb") or 0)
+    return -(-need // 1024) + (_PV_EXTRA if str(created.get("type")).lower() == "pv" else _HVM_EXTRA)
+
+
+def available_memory(config: Config, xen: XenInfo, xl_conf: Path = _XL_CONF) -> int:
+    """MiB that a domain could get here; SystemFailure if xl does not say."""
+    free = xen.memory_free // _MIB
+    if not _balloons(xl_conf, xen.commandline):
+        return free
+    found = _DOM0.search(run_xl(config, "list", "0"))
+    return free + max(0, int(found[1]) - _DOM0_LEAST) if found else free
+
+
+def _balloons(xl_conf: Path, commandline: str) -> bool:
+    """Whether xl here takes memory from dom0 for a domain."""
+    try:
+        said = _AUTOBALLOON.findall(xl_conf.read_text("utf-8", "replace"))
+    except OSError:
+        said = []
+    word = said[-1] if said else "auto"
+    return word in ("on", "1") or (word not in ("off", "0") and not _DOM0_MEM.search(commandline))
+
+
+def require_memory(config: Config, configuration: Mapping[str, Any], key: str, xen: XenInfo | None = None) -> None:
+    """RefusedError if the domain has no room here; where xl cannot say, it does when the domain is built.
+
+    ``key``: of the policy, for people. ``xen``: what xl has just said, if it has been asked; without memory if it did not.
+    """
+    if xen is not None and not xen.memory_total:
+        return
+    try:
+        available = available_memory(config, xen or xl_info(config))
+    except SystemFailure as error:
+        say(PROGRAM, f"free memory is not looked at: {error}")
+        return
+    need = needed_memory(configuration)
+    if need > available:
+        value = shown_value((configuration.get("b_info") or {}).get("target_memkb"))
+        short = f"it needs {need} MiB there, and {available} MiB could be had"
+        raise RefusedError(f"b_info.target_memkb = {value} is refused by the destination's policy: {short} ({key})", Reason.NOT_ALLOWED)

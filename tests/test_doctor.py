@@ -85,6 +85,13 @@ def test_launcher_gone(new_pair: Pair) -> None:
     assert "is xensecure-launcher running?" in port_line
 
 
+def test_section_of_nobody(well: Pair, tmp_path: Path) -> None:
+    """A section for a host that is not known is a note; one by another name or an address of a peer is none."""
+    sections = '[host.hv9]\nport = 1\n[host.moon]\npeer = "hv1"\n[host.mars]\naddress = "127.0.0.1"\n'
+    done = well.destination.ctl("--config", other_config(well.destination, tmp_path, extra=sections), "doctor")
+    assert [line.split()[1:3] for line in done.stderr.splitlines()] == [["note:", "[host.hv9]"]]
+
+
 def _other_identity(host: Host) -> None:
     for name in ("identity.key", "identity.crt"):
         (host.state / name).unlink()

@@ -96,7 +96,7 @@ def test_json(pair: Pair) -> None:
         "domain": "web1",
         "result": "well",
     }
-    assert abs(said["time"] - time.time()) < 10
+    assert abs(said["time"] - time.time()) < 30
     assert said["kinds"].keys() == NOTES
     facts = {fact["kind"]: fact["data"] for fact in said["facts"]}
     assert facts["there"]["memory_free"] == 8192 << 20
@@ -427,7 +427,7 @@ def test_clock_and_release_of_another_host(pair: Pair) -> None:
     change = "import time, xensecure\nreal = time.time\ntime.time = lambda: real() + 3600\nxensecure.__version__ = '0.0.9'"
     with daemon_instead(pair.destination, "xensecure-launcher", "launcher", change):
         said = examine(pair.source, "hv2", status=1)
-    assert re.match(r"the clock of hv2 is (359[0-9]|360[0-9]) s ahead of this host's; have both set by NTP", said["kinds"]["clock"])
+    assert re.match(r"the clock of hv2 is (35[89][0-9]|36[01][0-9]) s ahead of this host's; have both set by NTP", said["kinds"]["clock"])
     assert "and 0.0.9 on hv2" in said["kinds"]["release"]
 
 

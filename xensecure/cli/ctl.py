@@ -23,6 +23,8 @@ from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
 from .doctor import examine
+from .evacuate import add_arguments as add_evacuate_arguments
+from .evacuate import evacuate
 from .history import history
 from .resume import resume
 from .status import status
@@ -222,6 +224,7 @@ def _arguments() -> argparse.ArgumentParser:
     bring = add("resume", resume, "let a domain run again that a migration has left suspended here, if it runs nowhere else")
     bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
+    add_evacuate_arguments(add("evacuate", evacuate, "move domains to other hosts, several at once: all that run here, or those named"))
     add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
     return options
 

@@ -21,7 +21,7 @@ from xensecure.link.peers import LinkKey, Peer, Peers
 from xensecure.proto import launcher, limits
 from xensecure.proto.handshake import AuthenticationRequest
 from xensecure.proto.launcher import Authenticate, Kind, Started, Wish
-from xensecure.proto.messages import DestinationHello
+from xensecure.proto.messages import DestinationHello, Purpose
 from xensecure.proto.request import ReceiveRequest
 
 
@@ -56,9 +56,10 @@ class Keeper:
         self.hook_ran.unlink(missing_ok=True)
         self._said_before = len(self.host.log("xensecure-launcher"))
 
-    def request(self, challenge: bytes) -> AuthenticationRequest:
+    def request(self, challenge: bytes, purpose: Purpose = Purpose.MIGRATE) -> AuthenticationRequest:
         """A right request: hv1 has proved itself for this challenge."""
-        exchange = Exchange(self.world)
+        hello = replace(self.world.hello(), purpose=purpose)
+        exchange = Exchange(self.world, source=self.world.source_handshake(hello=hello))
         exchange.challenge = challenge
         exchange.run()
         return exchange.destination.request()
@@ -396,3 +397,15 @@ def test_xl_has_no_input_before_the_yes(keeper: Keeper, status: int) -> None:
             os.write(descriptors[0], b"x")
     assert keeper.xl_input.read_bytes() == (b"" if status else b"domain")
     assert b'"web1"' in keeper.hook_ran.read_bytes()
+
+
+@pytest.mark.parametrize("case", [*sorted(NO_CONFIGURATION.keys() - {"a descriptor with a note"}), "START"])
+def test_no_question(keeper: Keeper, case: str) -> None:
+    """With CHECK too, a configuration is a sealed memory file of the length that is said, and nothing else is answered; xl is asked nothing."""
+    attack, said = NO_CONFIGURATION.get(case, (lambda sock: sock.send(START), "START between receiver and launcher where CONFIGURATION belongs"))
+    with keeper.connection() as (sock, challenge):
+        sock.send(push(keeper.request(challenge, Purpose.CHECK)))
+        assert authenticated(sock)
+        attack(sock)
+        assert refused_or_gone(sock)
+    keeper.assert_nothing_started(said)

@@ -13,6 +13,7 @@ from xensecure.proto import launcher, limits
 from xensecure.proto.domain import domain_name
 from xensecure.proto.errors import ProtocolError, Reason, TokenError
 from xensecure.proto.handshake import AuthenticationRequest, LinkKeys
+from xensecure.proto.hostreport import HostReport
 from xensecure.proto.keyschedule import DirectionKeys
 from xensecure.proto.launcher import Authenticate, Authenticated, Claimed, Join, Lane, Milestone, Note, Started, Wish
 from xensecure.proto.messages import (
@@ -51,7 +52,7 @@ contacts = st.builds(
 )
 source_hellos = st.one_of(
     st.builds(SourceHello, purpose=st.just(Purpose.PAIR), key_id=sized(16), contact=contacts, features=st.integers(0, 2**32 - 1)),
-    st.builds(SourceHello, purpose=st.sampled_from([Purpose.MIGRATE, Purpose.ROTATE]), key_id=sized(16)),
+    st.builds(SourceHello, purpose=st.sampled_from([Purpose.MIGRATE, Purpose.ROTATE, Purpose.CHECK]), key_id=sized(16)),
     st.builds(SourceHello, purpose=st.sampled_from(OF_A_SESSION), key_id=sized(16), session_id=sized(16)),
 )
 requests = st.builds(
@@ -82,6 +83,17 @@ authenticated = st.builds(Authenticated, proof=sized(32), keys=st.builds(LinkKey
 notes = st.builds(
     Note, milestone=st.sampled_from(Milestone), domain=texts, stream_bytes=st.integers(0, 2**64 - 1), status=st.integers(0, 255), why=texts
 )
+reports = st.builds(
+    HostReport,
+    clock=st.integers(0, 2**64 - 1),
+    **dict.fromkeys(("memory_total", "memory_free"), st.integers(0, 2**64 - 1)),
+    **dict.fromkeys(("cpus", "sessions", "sessions_max", "window"), st.integers(0, 2**32 - 1)),
+    **dict.fromkeys(("xensecure", "xen", "cpu_vendor", "cpu_model", "cpu_features", "virtualization", "cipher", "refusal"), st.just("") | texts),
+    lanes=st.integers(0, 255),
+    zstd=st.booleans(),
+    ciphers=st.lists(texts, max_size=limits.CHECK_CIPHERS_MAX).map(tuple),
+    faults=st.lists(texts, max_size=limits.CHECK_FAULTS_MAX).map(tuple),
+)
 
 # How each message is made, written and read.
 FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callable[[bytes], Any]]] = {
@@ -100,6 +112,8 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "NOTE": (notes, Note.push, Note.pull),
     "OUTCOME": (st.builds(Outcome, state=st.just(OutcomeState.REPORTED), status=st.integers(0, 255), text=texts), Outcome.push, Outcome.pull),
     "ANSWER": (st.builds(Outcome, state=st.sampled_from(OutcomeState), text=texts), launcher.push_outcome, launcher.pull_outcome),
+    "HOST_REPORT": (reports, HostReport.push, HostReport.pull),
+    "REPORT": (reports, launcher.push_report, launcher.pull_report),
     "CLAIMED": (st.builds(Claimed, proof=sized(32), peer=texts), Claimed.push, Claimed.pull),
     "JOIN": (st.builds(Join, peer=texts, resumes=st.booleans()), Join.push, Join.pull),
     "LANE": (st.builds(Lane, keys=st.builds(LinkKeys, send=directions, receive=directions), resumes=st.booleans()), Lane.push, Lane.pull),
@@ -248,6 +262,27 @@ def test_refusals_fit_and_print(text: str) -> None:
     refusal = Refusal.pull(Refusal(Reason.NOT_ALLOWED, text).push())
     assert refusal.text.isprintable()
     assert len(Refusal(Reason.NOT_ALLOWED, text).push()) <= 2 + limits.REASON_TEXT_MAX
+
+
+@FUZZ
+@given(st.text(max_size=2000), st.lists(st.text(max_size=400), max_size=12))
+def test_reports_fit_and_print(text: str, more: list[str]) -> None:
+    """A host's report with any texts is cut to its limits by its sender, and read back as harmless lines."""
+    fields = dict.fromkeys(("xensecure", "xen", "cpu_vendor", "cpu_model", "cpu_features", "virtualization", "cipher", "refusal"), text)
+    payload = HostReport(clock=0, ciphers=tuple(more), faults=tuple(more), **fields).push()
+    assert len(payload) <= limits.CHECK_REPORT_MAX
+    report = HostReport.pull(payload)
+    assert all(line.isprintable() for line in (report.cpu_model, report.refusal, *report.ciphers, *report.faults))
+    assert report.push() == payload
+
+
+def test_the_longest_report_is_below_its_limit() -> None:
+    """Every text as long as it can be."""
+    long = "x" * 2000
+    fields = dict.fromkeys(("xensecure", "xen", "cpu_vendor", "cpu_model", "cpu_features", "virtualization", "cipher", "refusal"), long)
+    payload = HostReport(clock=0, ciphers=(long,) * 20, faults=(long,) * 20, **fields).push()
+    assert 5000 < len(payload) <= limits.CHECK_REPORT_MAX
+    assert len(HostReport.pull(payload).refusal) == limits.REASON_TEXT_MAX
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "\r", "\u202e", "\x7f", "\u2028", "\x00", "\ud800"])

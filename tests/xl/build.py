@@ -39,7 +39,7 @@ STUBS = (
     StubLibrary(
         "libxenlight",
         "libxl_",
-        ("books.c", "domain.c", "helper.c", "plumbing.c", "receive.c", "send.c"),
+        ("books.c", "domain.c", "helper.c", "info.c", "plumbing.c", "receive.c", "send.c"),
         ("-lcrypto",),
     ),
     StubLibrary("libxlutil", "xlu_", ("books.c", "xlutil.c")),

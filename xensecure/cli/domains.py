@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import enum
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..link.config import Config
+from ..link.xl import run_xl
 from ..proto.errors import SystemFailure
 from ..proto.messages import printable
 
-LIST_SECONDS = 10.0  # xl waits for xenstored without an end, and somebody waits for us
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 INCOMING, AWAY = "--incoming", "--migratedaway"
 # xl_list.c, list_domains(): "%-40s %5d %5lu %5d     %c%c%c%c%c%c  %8.1f"; the letters of a shutdown's reason are "-rscwS", or "?".
 _HEAD = re.compile(r"Name +ID +Mem +VCPUs\s+State\s+Time\(s\)")
@@ -81,23 +79,6 @@ def parse_table(text: str) -> list[Listed]:
 def parse_list(text: str) -> dict[str, Seen]:
     """The states of all domains that have a name; SystemFailure as for ``parse_table``."""
     return {each.name: each.seen for each in parse_table(text) if each.name}
-
-
-def run_xl(config: Config, *arguments: str, seconds: float = LIST_SECONDS) -> str:
-    """What an xl command prints; SystemFailure if it cannot be run, fails or takes too long."""
-    command = f"xl {arguments[0]}"
-    try:
-        done = subprocess.run(
-            [config.xl, *arguments], stdin=subprocess.DEVNULL, capture_output=True, env=_ENVIRONMENT, timeout=seconds, check=False
-        )
-    except OSError as error:
-        raise SystemFailure(f"'{command}' cannot be run ({config.xl}: {error.strerror}); set [receive] xl") from None
-    except subprocess.TimeoutExpired:
-        raise SystemFailure(f"'{command}' has not ended within {seconds:.0f} s; is xenstored well?") from None
-    if done.returncode != 0:
-        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-        raise SystemFailure(f"'{command}' failed with status {done.returncode}: {printable(last)}")
-    return done.stdout.decode("utf-8", "replace")
 
 
 def list_table(config: Config) -> list[Listed]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
 
 from ..link import hooks as points
 from ..link.config import Config
@@ -18,18 +17,21 @@ from ..link.journal import Journal, boot_id, entries, find
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
+from ..proto.domain import configuration
 from ..proto.errors import AuthenticationError, ProtocolError, Reason, RefusedError, StateError
 from ..proto.handshake import destination_link_keys
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Outcome, OutcomeState, Purpose
 from ..proto.request import ReceiveRequest
 from . import pairing, xl
-from .hooked import SessionHooks
+from .check import report_on
+from .hooked import SessionHooks, read_sealed
 from .judge import Verdict, judge
 from .lanes import Visit, is_going_on
 from .outcome import DENIED, recorded_outcome
 from .packets import Packets
 from .session import Session
+from .slots import Slot, Use
 
 PROGRAM = "xensecure-launcher"
 # A pairing's three messages follow one another; only a source that has stopped makes us wait.
@@ -37,13 +39,13 @@ _PAIRING_SECONDS = 30.0
 
 
 class Keeper:
-    """Serves one receiver. ``take_slot`` says whether one more session may run."""
+    """Serves one receiver. ``slot``: its place among the keepers."""
 
-    def __init__(self, packets: Packets, *, config: Config, own_pin: bytes, take_slot: Callable[[], bool]) -> None:
+    def __init__(self, packets: Packets, *, config: Config, own_pin: bytes, slot: Slot) -> None:
         self._packets = packets
         self._config = config
         self._own_pin = own_pin
-        self._take_slot = take_slot
+        self._slot = slot
         self._peers = Peers(config)
         self._address = "unknown"
         self._hooks: SessionHooks | None = None
@@ -62,6 +64,9 @@ class Keeper:
             self._of_a_session(verdict)
             return
         self._confirm(verdict)
+        if verdict.hello.purpose is Purpose.CHECK:
+            self._check()
+            return
         packet, _ = self._packets.receive(limits.HANDSHAKE_SECONDS)
         if not packet:
             return  # a proof of a new link key, and nothing more (R5)
@@ -98,7 +103,7 @@ class Keeper:
         ).push()
         self._packets.send(answer)
         wipe(answer)
-        if verdict.hello.purpose is Purpose.MIGRATE:
+        if verdict.hello.purpose in (Purpose.MIGRATE, Purpose.CHECK):
             wipe(verdict.schedule.secret())
 
     def _of_a_session(self, verdict: Verdict) -> None:
@@ -164,6 +169,22 @@ class Keeper:
             self._keep(verdict.hello.session_id, word)
         self._packets.send(launcher.push_outcome(outcome))
 
+    def _check(self) -> None:
+        """CHECK (K2, K3): how this host is, and what it would say to a domain."""
+        packet, descriptors = self._packets.receive(limits.CHECK_SECONDS, descriptors=1)
+        try:
+            if not packet:
+                return  # the source went away
+            if not self._slot.begin(Use.CHECK, limits.CHECKS_MAX):
+                busy = f"{limits.CHECKS_MAX} hosts are being told at this moment how that one is; ask again"
+                self._packets.send(launcher.push_refused(Reason.TOO_MANY, busy))
+                return
+            head = read_sealed(descriptors, launcher.pull_configuration(packet))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._packets.send(launcher.push_report(report_on(self._config, self._slot.count(Use.SESSION), head, configuration)))
+
     def _keep(self, session_id: bytes, word: Outcome) -> None:
         """The source's word, in the journal; a peer can say it as often as it likes, and a disk is finite."""
         said = sum(entry["event"] == "peer" for entry in entries(self._config.state, session_id))
@@ -222,7 +243,7 @@ class Keeper:
         say(PROGRAM, f"{what} {name} ({self._address})")
 
     def _serve(self, request: ReceiveRequest, verdict: Verdict) -> None:
-        if not self._take_slot():
+        if not self._slot.begin(Use.SESSION, self._config.sessions):
             raise RefusedError(f"{self._config.sessions} migrations are arriving there already; try again later", Reason.TOO_MANY)
         session_id = secrets.token_bytes(limits.SESSION_ID_LEN)
         hooks = self._make_hooks(request, verdict, session_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import signal
@@ -21,6 +20,7 @@ from .accepting import Accepting
 from .keeper import Keeper
 from .lanes import sweep
 from .packets import Packets, peer_user
+from .slots import Slot, Slots
 from .systemd import inherited_sockets
 
 PROGRAM = "xensecure-launcher"
@@ -30,7 +30,7 @@ _BACKLOG = 64  # connections the kernel holds while we fork
 
 
 class Launcher:
-    """Listens for receivers. Slots are bytes in shared memory: 0 free, 1 taken by a keeper, 2 taken by one that runs a session."""
+    """Listens for receivers."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -39,8 +39,8 @@ class Launcher:
         account = hardening.find_user(config.user) if os.geteuid() == 0 else None
         self._user = account.pw_uid if account else os.geteuid()
         self._group = account.pw_gid if account else -1
-        self._slots = mmap.mmap(-1, config.sessions + limits.UNAUTHENTICATED_MAX)
-        self._keepers: dict[int, int] = {}  # process id: slot
+        self._slots = Slots(config.state, config.sessions + limits.UNAUTHENTICATED_MAX)
+        self._keepers: dict[int, Slot] = {}  # by process id
         self._served: dict[int, int] = {}  # process id: that of its receiver
         self._accepting = Accepting(PROGRAM)
 
@@ -104,15 +104,14 @@ class Launcher:
             if list(self._served.values()).count(pid) >= _PER_RECEIVER:
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted more sessions; a receiver has one")
                 return
-            slot = self._slots.find(b"\0")
-            if slot < 0:
+            slot = self._slots.take()
+            if slot is None:
                 say(PROGRAM, "too many receivers at once; one was turned away")
                 return
-            self._slots[slot] = 1
             try:
                 keeper = os.fork()
             except OSError as error:
-                self._slots[slot] = 0
+                slot.free()
                 say(PROGRAM, f"a receiver was turned away: no process for it: {error.strerror}")
                 return
             if keeper == 0:
@@ -121,14 +120,14 @@ class Launcher:
             self._keepers[keeper] = slot
             self._served[keeper] = pid
 
-    def _keep(self, sock: socket.socket, slot: int) -> None:
+    def _keep(self, sock: socket.socket, slot: Slot) -> None:
         """The child's whole life."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            Keeper(Packets(sock), config=self._config, own_pin=self._own_pin, take_slot=lambda: self._take_slot(slot)).run()
+            Keeper(Packets(sock), config=self._config, own_pin=self._own_pin, slot=slot).run()
             status = 0
         except XensecureError as error:
             say(PROGRAM, str(error))
@@ -137,20 +136,13 @@ class Launcher:
         finally:
             os._exit(status)
 
-    def _take_slot(self, slot: int) -> bool:
-        with store.locked(self._config.state):  # keepers count at the same time
-            if self._slots[:].count(2) >= self._config.sessions:
-                return False
-            self._slots[slot] = 2
-            return True
-
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, _status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                self._slots[self._keepers.pop(pid)] = 0
+                self._keepers.pop(pid).free()
                 self._served.pop(pid)
 
 

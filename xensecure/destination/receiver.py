@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..proto.handshake import DestinationHandshake, State
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Accept, Exit, ExitKind, Feature, FrameType, Open, Outcome, Purpose, Refusal
 from ..proto.tls import Credentials
+from .hooked import sealed_file
 from .packets import Packets
 from .relay import Relay
 
@@ -60,6 +62,8 @@ class Receiver:
                 self._migrate(channel, packets)
             elif self._handshake.source_hello.purpose in OF_A_SESSION:
                 self._answer(channel, packets)
+            elif self._handshake.source_hello.purpose is Purpose.CHECK:
+                self._check(channel, packets)
             else:
                 self._pair(channel, packets)
 
@@ -108,6 +112,22 @@ class Receiver:
         self._expect(packet, Kind.OUTCOME, channel)
         channel.send(FrameType.OUTCOME, launcher.pull_outcome(packet).push())
 
+    def _check(self, channel: FrameChannel, packets: Packets) -> None:
+        """CHECK (K1 to K4): the launcher says how this host is; a configuration goes to it as it came."""
+        channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
+        head = self._receive_frame(channel, FrameType.OPEN, limits.CONFIGURATION_MAX)
+        if head is None:
+            return
+        descriptor = sealed_file(head)
+        try:
+            packets.send(launcher.push_configuration(len(head)), (descriptor,))
+        finally:
+            os.close(descriptor)
+        packet, _ = packets.receive(limits.CHECK_SECONDS)
+        self._expect(packet, Kind.REPORT, channel)
+        channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
+        channel.send(FrameType.ACCEPT, launcher.pull_report(packet).push())
+
     def _pair(self, channel: FrameChannel, packets: Packets) -> None:
         """PAIR and ROTATE: the launcher stores, we pass it on (section 5)."""
         if self._receive_empty(channel, FrameType.OPEN) is None:
@@ -130,10 +150,10 @@ class Receiver:
             raise ProtocolError(f"{kind.name} with {len(payload)} bytes of payload")
         return payload
 
-    def _receive_frame(self, channel: FrameChannel, kind: FrameType) -> bytes | None:
-        """The payload of the next frame, which must be ``kind``; None if the source closes instead."""
+    def _receive_frame(self, channel: FrameChannel, kind: FrameType, most: int = limits.CONTROL_PAYLOAD_MAX) -> bytes | None:
+        """The payload of the next frame, which must be ``kind``; None if the source closes instead. ``most``: bytes of it."""
         try:
-            frame = channel.receive()
+            frame = channel.receive(most)
         except LinkLostError:
             return None
         if frame.type is not kind:

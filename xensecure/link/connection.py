@@ -189,11 +189,11 @@ class FrameChannel:
         """Seal and send one frame on channel 0."""
         self.wire.send(self.link.seal(kind, payload))
 
-    def receive(self) -> Frame:
-        """The next frame, whole and authenticated; RefusedError if it is ABORT."""
+    def receive(self, most: int = limits.CONTROL_PAYLOAD_MAX) -> Frame:
+        """The next frame, whole and authenticated, of at most ``most`` bytes of payload; RefusedError if it is ABORT."""
         header = self.wire.receive_exactly(limits.FRAME_HEADER_LEN)
         length = frame_length(header)
-        if length > limits.CONTROL_PAYLOAD_MAX:
+        if length > limits.FRAME_HEADER_LEN + most + limits.FRAME_TAG_LEN:
             raise ProtocolError(f"a control frame of {length} bytes")
         frame = self.link.open(header + self.wire.receive_exactly(length - limits.FRAME_HEADER_LEN))
         if frame.flags:

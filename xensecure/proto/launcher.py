@@ -18,6 +18,8 @@
                      ←  LANE                 to the receiver that has the session, at any time: that connection goes with it
                      ←  OUTCOME              (RESUME) behind AUTHENTICATED, where the session is over; (QUERY) as the answer to OUTCOME
     OUTCOME          →                       (QUERY) what the source knows
+    CONFIGURATION    →                       (CHECK) a sealed memfd goes with it, empty where no domain is asked about
+                     ←  REPORT               or REFUSED
 
 RESUME begins as JOIN does.
 
@@ -38,6 +40,7 @@ from dataclasses import dataclass, field
 from . import limits
 from .errors import ProtocolError, Reason
 from .handshake import AuthenticationRequest, LinkKeys
+from .hostreport import HostReport
 from .keyschedule import DirectionKeys
 from .messages import Exit, Outcome, Refusal
 from .request import ReceiveRequest
@@ -69,6 +72,7 @@ class Kind(enum.IntEnum):
     NOTED = 20
     OUTCOME = 21
     OVER = 22
+    REPORT = 23
 
 
 def kind_of(packet: bytes) -> Kind:
@@ -383,3 +387,14 @@ def pull_outcome(packet: bytes) -> Outcome:
     """What became of a session."""
     body(packet, Kind.OUTCOME)
     return Outcome.pull(packet[1:])
+
+
+def push_report(report: HostReport) -> bytes:
+    """REPORT."""
+    return push_empty(Kind.REPORT) + report.push()
+
+
+def pull_report(packet: bytes) -> HostReport:
+    """How this host is."""
+    body(packet, Kind.REPORT)
+    return HostReport.pull(packet[1:])

@@ -40,6 +40,7 @@ class Purpose(enum.IntEnum):
     JOIN = 4  # a further link of a session
     RESUME = 5  # a link in the place of those that a session has lost
     QUERY = 6  # what became of a session
+    CHECK = 7  # how the destination is, and what it would say to a domain
 
 
 # Those whose hello names a session.

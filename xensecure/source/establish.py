@@ -54,6 +54,14 @@ def find_route(config: Config, peers: Peers, host: str, options: HostOptions) ->
     return Route(peer=peer, target=target, options=options)
 
 
+def reread(peers: Peers, route: Route) -> Route:
+    """The same route with the peer's link keys read anew, for ``reach`` wipes them; AuthenticationError if it was forgotten meanwhile."""
+    peer = peers.get(route.peer.name)
+    if peer is None:
+        raise AuthenticationError(f"{route.peer.name} was forgotten here meanwhile")
+    return Route(peer=peer, target=route.target, options=route.options)
+
+
 def establish(
     *,
     credentials: Credentials,
@@ -162,9 +170,9 @@ def _wanted_features(options: HostOptions, purpose: Purpose) -> Feature:
     return Feature.NONE
 
 
-def accepted_payload(connection: Connection) -> bytes:
-    """The payload of ACCEPT; RefusedError for REFUSE, ProtocolError for anything else."""
-    frame = connection.channel.receive()
+def accepted_payload(connection: Connection, most: int = limits.CONTROL_PAYLOAD_MAX) -> bytes:
+    """The payload of ACCEPT, of at most ``most`` bytes; RefusedError for REFUSE, ProtocolError for anything else."""
+    frame = connection.channel.receive(most)
     if frame.type is FrameType.REFUSE:
         refusal = Refusal.pull(frame.payload)
         raise RefusedError(f"the destination refuses: {refusal.text}", refusal.reason)

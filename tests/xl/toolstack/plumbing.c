@@ -181,12 +181,6 @@ int libxl_userdata_retrieve(libxl_ctx *ctx, uint32_t domid, const char *user, ui
     return 0;
 }
 
-const libxl_version_info *libxl_get_version_info(libxl_ctx *ctx)
-{
-    (void)ctx;
-    return NULL;
-}
-
 /* With autoballoon xl asks for both before a restore: there is always enough. */
 int libxl_domain_need_memory(libxl_ctx *ctx, libxl_domain_config *config, uint32_t domid,
                              uint64_t *need)
@@ -202,24 +196,6 @@ int libxl_get_free_memory(libxl_ctx *ctx, uint64_t *memory)
 {
     (void)ctx;
     *memory = 1 << 20;
-    return 0;
-}
-
-/* For "xl list", which asks for outstanding memory claims. */
-void libxl_physinfo_init(libxl_physinfo *info)
-{
-    memset(info, 0, sizeof(*info));
-}
-
-void libxl_physinfo_dispose(libxl_physinfo *info)
-{
-    libxl_physinfo_init(info);
-}
-
-int libxl_get_physinfo(libxl_ctx *ctx, libxl_physinfo *info)
-{
-    (void)ctx;
-    libxl_physinfo_init(info);
     return 0;
 }
 

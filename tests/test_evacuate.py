@@ -399,7 +399,8 @@ def test_lines_on_a_terminal(hosts: Hosts) -> None:
     hosts.second.xen.set_hold(Point.READY)
     process = hosts.start("--to", "hv2", "-j", "2", stderr=end)
     try:
-        text = until(terminal, lambda text: re.search(r"  web1 to hv2: 2\.\d MiB of 2\.0 MiB in [\d.]+ s, .*/s now, ", text) and "  web2 to hv2: " in text)
+        line = r"  web1 to hv2: 2\.\d MiB of 2\.0 MiB in [\d.]+ s, .*/s now, "
+        text = until(terminal, lambda text: re.search(line, text) and "  web2 to hv2: " in text)
         assert "0 moved, 2 on the way, 1 waiting" in text
         assert "\x1b[3A\x1b[J" in text
         hosts.second.xen.release(Point.READY)

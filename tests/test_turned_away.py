@@ -93,7 +93,7 @@ def test_comes_again(pair: Pair, how: str) -> None:
     """Turned away three times, by a reset or an end, the source comes a fourth time and gets in, and says nothing of it."""
     with doorman(pair, away=3, how=how) as door:
         banner, errors = said(pair, door)
-        assert banner == BANNER
+        assert banner == BANNER, errors
         assert door.count == 4
         assert "closed the connection" not in errors
 

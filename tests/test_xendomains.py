@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.xl.hosts import Point
 
 SCRIPT = Path(__file__).with_name("xl") / "xendomains.sh"
 UNSHARE = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
-SETTING = '--live -s xensecure hv2'  # as docs/operations.md has it
+# What docs/operations.md puts into /etc/default/xendomains: the setting, and what brings it into the order that xl wants.
+SETTING, ORDER = re.findall(r'^(?:XENDOMAINS_MIGRATE=|xen\(\) ).*$', (SCRIPT.parents[2] / "docs/operations.md").read_text("utf-8"), re.MULTILINE)
 REFUSE_WEB2 = '#!/bin/sh\n[ "$XENSECURE_DOMAIN" != web2 ] || { echo "web2 is not wanted"; exit 1; }\n'
 
 
@@ -37,11 +39,11 @@ def pair(lasting: Pair, stream: Path) -> Pair:
     return lasting
 
 
-def stop(pair: Pair, folder: Path, *, seconds: int = 300) -> subprocess.Popen[str]:
+def stop(pair: Pair, folder: Path, *, seconds: int = 300, order: str = ORDER) -> subprocess.Popen[str]:
     """Start `/etc/init.d/xendomains stop` on the source; ``seconds``: XENDOMAINS_STOP_MAXWAIT."""
     for name in ("etc/default", "proc", "bin"):
         (folder / name).mkdir(parents=True)
-    (folder / "etc/default/xendomains").write_text(f'XENDOMAINS_MIGRATE="{SETTING}"\nXENDOMAINS_SAVE=\nXENDOMAINS_STOP_MAXWAIT={seconds}\n')
+    (folder / "etc/default/xendomains").write_text(f"{SETTING}\n{order}\nXENDOMAINS_SAVE=\nXENDOMAINS_STOP_MAXWAIT={seconds}\n")
     (folder / "bin/xl").symlink_to(pair.source.xen.xl_wrapper())
     environment = {**pair.source.environment(), "PATH": f"{folder / 'bin'}:{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"}
     words = [*UNSHARE, str(SCRIPT), str(pair.source.xen.toolstack.root), str(folder), "stop"]
@@ -64,6 +66,13 @@ def test_all_domains_leave(pair: Pair, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         assert f"Migrating Xen domain web{number} ({number})" in said
     assert "fail" not in said
+
+
+def test_the_setting_alone(pair: Pair, tmp_path: Path) -> None:
+    """xl takes no option behind the domain, where the script puts them: it has `ssh --live` run, and every domain stays as it was."""
+    ended(stop(pair, tmp_path, seconds=0, order=""))
+    assert pair.source.xen.domains() == {"Domain-0": "running", "web1": "running", "web2": "running", "web3": "running"}
+    assert pair.destination.journal() == []
 
 
 def test_a_refused_domain(pair: Pair, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of several migrations: on a terminal a line for each that moves, elsewhere a line for each that begins and ends. All on stderr."""
+"""What a person sees of several migrations, on stderr: on a terminal a line for each that moves, elsewhere a line for each that begins and ends."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Board:
             return
         with contextlib.suppress(OSError):
             width, height = os.get_terminal_size(2)
+            width, height = width or 80, height or 24  # a serial console does not know
             if len(lines) >= height:  # what has scrolled away cannot be renewed
                 lines = [*lines[: height - 2], f"… and {len(lines) - height + 2} more"]
             self._clear()

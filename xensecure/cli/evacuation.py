@@ -142,8 +142,9 @@ class _Child:
 class Evacuation:
     """Carries a plan out, until it is done or a signal stops it.
 
-    Arguments: ``command``: the words of ``xl migrate`` for a domain, as xl is to be told it, and a destination; ``check``: raises what is wrong with a destination. The first
-    SIGINT, SIGTERM or SIGHUP lets what runs come to its end and begins no more; each further one ends the transports of what runs, which leaves domains here.
+    Arguments: ``command``: the words of ``xl migrate`` for a domain, as xl is to be told it, and a destination; ``check``: raises what is wrong with
+    a destination. The first SIGINT, SIGTERM or SIGHUP lets what runs come to its end and begins no more; each further one ends the transports of what
+    runs, which leaves domains here.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class Evacuation:
         if not names:
             return
         if not again:
-            self._board.say(f"stopping: no further migration begins; waiting for the end of {names} (a second signal ends these, and their domains stay here)")
+            self._board.say(f"stopping: no further migration begins; waiting for the end of {names} (a second signal ends them, and they stay here)")
             return
         self._board.say(f"ending the migration of {names}")
         for child in self._children:
@@ -239,9 +240,8 @@ class Evacuation:
         log = self._logs.open(listed.id)
         try:
             # A session of its own: ^C is for us to pass on, for xl would end by it, and a domain that is suspended just then would stay so.
-            process = subprocess.Popen(
-                self._command(_as_told(listed), move.host), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(ENVIRONMENT), start_new_session=True
-            )
+            words = self._command(_as_told(listed), move.host)
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(ENVIRONMENT), start_new_session=True)
         finally:
             os.close(log)
         known = {record.session for record in inquiry.records}

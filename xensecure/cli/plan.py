@@ -13,7 +13,8 @@ _MIB = 1 << 20
 def bytes_needed(memory: int, vcpus: int) -> int:
     """What a domain takes of its destination's memory: its own (bytes) and what Xen and xl keep beside it.
 
-    libxl__get_required_paging_memory and libxl__domain_need_memory_calculate of xen.git (tools/libs/light): 1 MiB a VCPU, 8 KiB a MiB, LIBXL_HVM_EXTRA_MEMORY.
+    1 MiB a VCPU, 8 KiB a MiB, LIBXL_HVM_EXTRA_MEMORY: libxl__get_required_paging_memory and libxl__domain_need_memory_calculate of xen.git
+    (tools/libs/light).
     """
     return memory + vcpus * _MIB + memory // 128 + 2 * _MIB
 
@@ -47,8 +48,8 @@ class Move:
 class Plan:
     """Places all guests, then says one after the other what begins.
 
-    ``unplaced``: what fits nowhere. ``at_once``: migrations at the same time, 0: one to each destination. They are shared out evenly, so that no destination
-    has more than its part: where xl balloons dom0 (autoballoon), it restores one domain after the other, and a second one only waits.
+    ``unplaced``: what fits nowhere. ``at_once``: migrations at the same time, 0: one to each destination. They are shared out evenly, so that no
+    destination has more than its part: where xl balloons dom0 (autoballoon), it restores one domain after the other, and a second one only waits.
     """
 
     def __init__(self, guests: Sequence[Guest], rooms: Sequence[Room], *, at_once: int = 0) -> None:

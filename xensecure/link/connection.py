@@ -43,8 +43,12 @@ class Target:
 
 
 def connect(target: Target, deadline: Deadline) -> socket.socket:
-    """A non-blocking connected socket to the first address that answers; ConnectError with every failure if none does."""
+    """A non-blocking connected socket to the first address that answers; ConnectError with every failure if none does.
+
+    TurnedAwayError, if one was there and has reset the connection while we looked.
+    """
     failures: list[str] = []
+    kind_of_failure: type[ConnectError | TurnedAwayError] = ConnectError
     candidates = [found for address in target.addresses for found in _resolve(address, target, failures)]
     for number, (family, kind, protocol, _name, where) in enumerate(candidates):
         # What is left of the time is shared out among those still to try, so that a silent first address leaves some for the rest.
@@ -53,8 +57,10 @@ def connect(target: Target, deadline: Deadline) -> socket.socket:
             return _connect_one(family, kind, protocol, where, target.bind, share)
         except OSError as error:
             failures.append(f"{where[0]}: {error.strerror or 'timed out'}")
+            if isinstance(error, ConnectionResetError):
+                kind_of_failure = TurnedAwayError
     tried = "; ".join(failures) or "no address is known"
-    raise ConnectError(f"cannot connect to port {target.port} ({tried}); is xensecured running there, and the port open?")
+    raise kind_of_failure(f"cannot connect to port {target.port} ({tried}); is xensecured running there, and the port open?")
 
 
 def _resolve(address: str, target: Target, failures: list[str]) -> Sequence[_Candidate]:
@@ -86,7 +92,8 @@ def prepare(sock: socket.socket) -> None:
     """Settings of every connection: non-blocking; nothing waits to fill a segment (F9)."""
     sock.settimeout(0)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # EINVAL: it has been reset already, which the first read or write says better
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Wire:

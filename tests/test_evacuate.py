@@ -321,7 +321,7 @@ def held(hosts: Hosts, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_stopped_and_run_again(hosts: Hosts, number: signal.Signals) -> None:
     """A signal lets what runs arrive and begins nothing more; the same command moves the rest."""
     process = held(hosts)
@@ -399,8 +399,8 @@ def test_lines_on_a_terminal(hosts: Hosts) -> None:
     hosts.second.xen.set_hold(Point.READY)
     process = hosts.start("--to", "hv2", "-j", "2", stderr=end)
     try:
-        line = r"  web1 to hv2: 2\.\d MiB of 2\.0 MiB in [\d.]+ s, .*/s now, "
-        text = until(terminal, lambda text: re.search(line, text) and "  web2 to hv2: " in text)
+        line = r"  web1 \(2\.0 MiB\) to hv2: 2\.\d MiB in [\d.]+ s, .*/s now, "
+        text = until(terminal, lambda text: re.search(line, text) and "  web2 (2.0 MiB) to hv2: " in text)
         assert "0 moved, 2 on the way, 1 waiting" in text
         assert "\x1b[3A\x1b[J" in text
         hosts.second.xen.release(Point.READY)

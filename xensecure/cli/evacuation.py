@@ -174,9 +174,9 @@ class Evacuation:
         try:
             while self._begin():
                 self._wait(wake)
-                if seen < self._signals:
+                while seen < self._signals:
                     self._stop(again=seen > 0)
-                    seen = self._signals
+                    seen += 1
                 self._board.show(self._lines())
         finally:
             for number, handler in handlers.items():
@@ -325,11 +325,11 @@ def _as_told(listed: Listed) -> str:
 
 def _line(child: _Child, session: LiveSession | None) -> str:
     taken = duration(time.monotonic() - child.start)
-    what = f"{child.move.guest.name} to {child.move.host}"
+    what = f"{child.move.guest.name} ({size(child.listed.memory)}) to {child.move.host}"
     if session is None:
         return f"  {what}: connecting, {taken}"
     state = "" if session.state == "running" else f", {session.state}"
-    return f"  {what}: {size(session.bytes)} of {size(child.listed.memory)} in {taken}, {size(session.rate)}/s now, {session.phase}{state}"
+    return f"  {what}: {size(session.bytes)} in {taken}, {size(session.rate)}/s now, {session.phase}{state}"
 
 
 def _transports(xl: int) -> Sequence[int]:

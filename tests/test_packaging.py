@@ -56,7 +56,14 @@ def completed(line: str, folder: Path, *, peers: str = "[]") -> set[str]:
 PEERS = '[{"name": "hv2", "addresses": ["192.0.2.2"], "keys": [{"generation": 1, "id": "00"}]}, {"name": "hv2.example.org"}, {"name": "xen1"}]'
 
 
-HOST_PLACES = ("xensecure ", "xensecure -v -p 9000 ", "xensecurectl rotate ", "xensecurectl --config x show ", "xensecurectl forget ")
+HOST_PLACES = (
+    "xensecure ",
+    "xensecure -v -p 9000 ",
+    "xensecurectl rotate ",
+    "xensecurectl --config x show ",
+    "xensecurectl forget ",
+    "xensecurectl doctor --domain web1 ",
+)
 
 
 @pytest.mark.parametrize("line", HOST_PLACES)

@@ -82,6 +82,7 @@ _xensecurectl() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     --config) _xensecure_files && return ;;
     --ttl) _xensecure_words '10m 30m 2h 7d' && return ;;
+    --domain) _xensecure_domains && return ;;
     --address | --ssh | --ssh-option | --remote-command | --force | -n | -j) COMPREPLY=() && return ;;
     --to) _xensecure_hosts && return ;;
     -o)
@@ -101,8 +102,9 @@ _xensecurectl() {
     history:-*) _xensecure_words '--json -n --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
     evacuate:-*) _xensecure_words '--to -j --ignore-memory --dry-run -p --live -o --help' ;;
+    doctor:-*) _xensecure_words '--domain --json --help' ;;
     *:-*) _xensecure_words '--help' ;;
-    show:* | rotate:* | forget:*) _xensecure_hosts ;;
+    show:* | rotate:* | forget:* | doctor:*) _xensecure_hosts ;;
     status:* | history:* | resume:* | evacuate:*) _xensecure_domains ;;
     *) COMPREPLY=() ;;
     esac

@@ -22,7 +22,7 @@ from ..proto.errors import StateError, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
-from .doctor import examine
+from .doctor import doctor
 from .evacuate import add_arguments as add_evacuate_arguments
 from .evacuate import evacuate
 from .history import history
@@ -171,15 +171,6 @@ def _forget(config: Config, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(config: Config, _chosen: argparse.Namespace) -> int:
-    found, problems = examine(config)
-    for line in found:
-        out(line)
-    for problem in problems:
-        say(PROGRAM, problem)
-    return StateError.exit_code if problems else 0
-
-
 def _arguments() -> argparse.ArgumentParser:
     options = parser(PROGRAM, "Make hosts known to each other, and look after their link keys.")
     commands = options.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -225,7 +216,10 @@ def _arguments() -> argparse.ArgumentParser:
     bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
     add_evacuate_arguments(add("evacuate", evacuate, "move domains to other hosts, several at once: all that run here, or those named"))
-    add("doctor", _doctor, "say what this host has, and what stands in the way of receiving a domain")
+    examine = add("doctor", doctor, "say what this host has, and what stands in the way of receiving a domain, or of sending one to HOST")
+    examine.add_argument("host", nargs="?", metavar="HOST", help="a peer's name or address: also ask it how it is, and look at the way there")
+    examine.add_argument("--domain", metavar="DOMAIN", help="a domain here: also whether HOST would take it")
+    examine.add_argument("--json", action="store_true", help="for programs")
     return options
 
 

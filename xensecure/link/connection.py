@@ -34,12 +34,16 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Target:
-    """Where to connect: addresses or names to try in order, port, own address ("" for any), family ("any", "inet", "inet6")."""
+    """Where to connect: addresses or names to try in order, port, own address ("" for any), family ("any", "inet", "inet6").
+
+    ``segment``: bytes that a TCP segment may have in either direction, for a path that loses larger ones; 0: as many as the path takes.
+    """
 
     addresses: tuple[str, ...]
     port: int
     bind: str = ""
     family: str = "any"
+    segment: int = 0
 
 
 def connect(target: Target, deadline: Deadline) -> socket.socket:
@@ -54,7 +58,7 @@ def connect(target: Target, deadline: Deadline) -> socket.socket:
         # What is left of the time is shared out among those still to try, so that a silent first address leaves some for the rest.
         share = deadline.left() / (len(candidates) - number)
         try:
-            return _connect_one(family, kind, protocol, where, target.bind, share)
+            return _connect_one((family, kind, protocol), where, target, share)
         except OSError as error:
             failures.append(f"{where[0]}: {error.strerror or 'timed out'}")
             if isinstance(error, ConnectionResetError):
@@ -74,11 +78,13 @@ def _resolve(address: str, target: Target, failures: list[str]) -> Sequence[_Can
     return []
 
 
-def _connect_one(family: int, kind: int, protocol: int, where: tuple[object, ...], bind: str, seconds: float) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
+def _connect_one(of: tuple[int, int, int], where: tuple[object, ...], target: Target, seconds: float) -> socket.socket:
+    sock = socket.socket(*of)
     try:
-        if bind:
-            sock.bind((bind, 0))
+        if target.bind:
+            sock.bind((target.bind, 0))
+        if target.segment:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, target.segment)
         sock.settimeout(max(0.001, seconds))
         sock.connect(where)
         prepare(sock)
@@ -112,7 +118,7 @@ class Wire:
         poll = select.poll()
         poll.register(self._sock, events)
         if not poll.poll(self.deadline.left() * 1000):
-            raise ConnectError("the peer did not answer in time; see connect_timeout, and whether a firewall drops its packets")
+            raise ConnectError("the peer did not answer in time; see connect_timeout, and whether a firewall drops its packets", silent=True)
 
     def send(self, data: bytes) -> None:
         """Send it all."""

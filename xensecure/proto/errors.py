@@ -113,9 +113,16 @@ class LinkError(XensecureError):
 
 
 class ConnectError(LinkError):
-    """No connection, or none in time."""
+    """No connection, or none in time.
+
+    ``silent``: the connection stands, and what was sent over it was not answered.
+    """
 
     exit_code = 20
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class LinkLostError(LinkError):

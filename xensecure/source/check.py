@@ -15,8 +15,7 @@ from ..proto.messages import FrameType, Purpose
 from ..proto.tls import Credentials
 from .establish import Connection, Route, accepted_payload, find_route, reach, reread
 
-# For the question to get there, for what the destination does, and for the way back.
-_ANSWER_SECONDS = limits.HANDSHAKE_SECONDS + limits.CHECK_SECONDS + limits.HANDSHAKE_SECONDS
+SAME_RELEASE = "install the same release on both"
 
 
 def check_destination(config: Config, credentials: Credentials, host: str, options: HostOptions, configuration: bytes = b"") -> HostReport:
@@ -29,36 +28,49 @@ def check_destination(config: Config, credentials: Credentials, host: str, optio
     (RefusedError): too many ask at once.
     """
     peers = Peers(config)
-    connection = open_check(config, peers, credentials, find_route(config, peers, host, options))
+    route = find_route(config, peers, host, options)
+    try:
+        connection = open_check(config, peers, credentials, route)
+    except LinkLostError:
+        if is_older(config, peers, credentials, route):
+            raise ProtocolError(f"{older(route.peer.name)}; {SAME_RELEASE}") from None
+        raise
     with contextlib.closing(connection.channel):
-        return ask(connection, configuration)
+        send_question(connection, configuration)
+        return receive_report(connection)
 
 
 def open_check(config: Config, peers: Peers, credentials: Credentials, route: Route) -> Connection:
-    """A confirmed connection for one question (K1); the caller closes it."""
-    try:
-        connection = reach(config, peers, credentials, route, Purpose.CHECK)
-    except LinkLostError as lost:
-        raise _explained(config, peers, credentials, route, lost) from None
+    """A confirmed connection for one question (K1); the caller closes it. LinkLostError: the destination may be an older one."""
+    connection = reach(config, peers, credentials, route, Purpose.CHECK)
     wipe(connection.schedule.secret())
     return connection
 
 
-def ask(connection: Connection, configuration: bytes, seconds: float = _ANSWER_SECONDS) -> HostReport:
-    """The question and its answer (K1, K4), within so many seconds."""
-    channel = connection.channel
-    channel.wire.deadline = Deadline(seconds)
-    channel.send(FrameType.OPEN, configuration)
-    return HostReport.pull(accepted_payload(connection, limits.CHECK_REPORT_MAX))
-
-
-def _explained(config: Config, peers: Peers, credentials: Credentials, route: Route, lost: LinkLostError) -> LinkLostError | ProtocolError:
-    """Why a destination has hung up on this purpose: it is older if it takes a connection for another one, of which nothing follows (R5)."""
+def is_older(config: Config, peers: Peers, credentials: Credentials, route: Route) -> bool:
+    """Whether a destination that has hung up on this purpose takes a connection for another one, of which nothing follows (R5)."""
     try:
         connection = reach(config, peers, credentials, reread(peers, route), Purpose.ROTATE)
     except LinkLostError:
-        return lost
+        return False
     wipe(connection.schedule.secret())
     connection.channel.close()
-    older = f"the xensecure on {route.peer.name} is older than this one, and cannot say how that host is"
-    return ProtocolError(f"{older}; install the same release on both")
+    return True
+
+
+def older(peer: str) -> str:
+    """That it is, in words."""
+    return f"the xensecure on {peer} is older than this one, and cannot say how that host is"
+
+
+def send_question(connection: Connection, configuration: bytes) -> None:
+    """The question (K1); it may be with this host's kernel still when this returns."""
+    connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
+    connection.channel.send(FrameType.OPEN, configuration)
+
+
+def receive_report(connection: Connection) -> HostReport:
+    """The answer (K4)."""
+    # For the rest of the question's way, for what the destination does, and for the way back.
+    connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS + limits.CHECK_SECONDS + limits.HANDSHAKE_SECONDS)
+    return HostReport.pull(accepted_payload(connection, limits.CHECK_REPORT_MAX))

@@ -136,6 +136,18 @@ def test_one_at_a_time_to_each_host(hosts: Hosts) -> None:
     assert overlapping(hosts.source.xen) == 1
 
 
+def test_a_destination_that_balloons(hosts: Hosts) -> None:
+    """Where xl restores one domain after the other, those that -j sends there besides wait, and arrive."""
+    hosts.second.xen.set_fault(Fault.AUTOBALLOON, "on")
+    hosts.second.xen.set_sleep(Point.READY, 0.2)
+    hosts.evacuate("--to", "hv2", "-j", "3")
+    assert hosts.domains(hosts.second) == ["web1", "web2", "web3"]
+    assert overlapping(hosts.source.xen) == 3
+    ready = [call.time for call in hosts.second.xen.calls("received")]
+    restored = [call.time for call in hosts.second.xen.calls("libxl_domain_create_restore")]
+    assert all(begun > before for before, begun in zip(ready, restored[1:], strict=False))
+
+
 def test_those_that_are_named(hosts: Hosts) -> None:
     """Named domains go in their order, the others stay; a name that is not here, or is this host's own, moves nothing."""
     for names, status, words in ((("web1", "nix"), 4, "no domain 'nix' here"), (("web1", "Domain-0"), 2, "Domain-0 is this host itself")):

@@ -1,4 +1,4 @@
-"""A destination that has no room for strangers just now: a source that is turned away before it has heard a byte comes again, and only then."""
+"""A destination that has no room for strangers just now: a source that is turned away before it has heard a byte comes again, and only then (T6)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def establish(
     """Connect and run the modified key exchange once, under one key (32 bytes), within ``seconds``.
 
     ``pin``: the only one the destination may have (None: CA mode, then its certificate must carry one of ``names``). ``cipher``: as in ``Link``.
-    A destination that turns us away unheard has no room for strangers just now (UNAUTHENTICATED_PER_ADDRESS_MAX): it is tried again.
+    A destination that turns us away unheard has no room for strangers just now (UNAUTHENTICATED_PER_ADDRESS_MAX): it is tried again (T6).
     """
     find_backend(cipher)  # before the other host is bothered
     deadline = Deadline(seconds)

@@ -134,6 +134,8 @@ class LinkLostError(LinkError):
 class TurnedAwayError(LinkLostError):
     """A connection that ended before the other side had sent a byte: nothing has come of it, and it may be tried again."""
 
+    exit_code = 22
+
 
 class Reason(enum.IntEnum):
     """Why a peer refuses or aborts: the reasons of docs/protocol.md, section 4."""

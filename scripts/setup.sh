@@ -53,7 +53,7 @@ is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" 
 # The real xl comes from packages that are unpacked into a cache, not installed: for them apt must know its lists.
 needs_lists() {
     [ "$purpose" = model ] && return 1
-    for folder in "$cache"/xl-*; do [ -d "$folder" ] && return 1; done
+    for folder in "$cache"/xl-????????-*; do [ -d "$folder" ] && return 1; done
     ! apt-cache policy xen-utils-4.17 2>/dev/null | grep -q 'Candidate: [0-9]'
 }
 

@@ -28,10 +28,12 @@ _xensecure_files() {
     compopt -o filenames 2>/dev/null
 }
 
+# What -o sets.
+_xensecure_keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= peer= address='
+
 # xensecure [options] HOST xl ... migrate-receive ...
 _xensecure() {
     local options='-4 -6 -p -b -F -o -q -v -h -V --config --help --version'
-    local keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= peer= address='
     local word i host=
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
@@ -51,7 +53,7 @@ _xensecure() {
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     -F | --config) _xensecure_files ;;
     -p | -b) COMPREPLY=() ;;
-    -o) _xensecure_words "$keys" && compopt -o nospace 2>/dev/null ;;
+    -o) _xensecure_words "$_xensecure_keys" && compopt -o nospace 2>/dev/null ;;
     *) if [[ ${COMP_WORDS[COMP_CWORD]} == -* ]]; then _xensecure_words "$options"; else _xensecure_hosts; fi ;;
     esac
 }
@@ -81,15 +83,20 @@ _xensecurectl() {
     --config) _xensecure_files && return ;;
     --ttl) _xensecure_words '10m 30m 2h 7d' && return ;;
     --domain) _xensecure_domains && return ;;
-    --address | --ssh | --ssh-option | --remote-command | --force | -n) COMPREPLY=() && return ;;
+    --address | --ssh | --ssh-option | --remote-command | --force | -n | -j) COMPREPLY=() && return ;;
     --to | --from) _xensecure_hosts && return ;;
     policy) [[ ${COMP_WORDS[COMP_CWORD]} != -* ]] && _xensecure_words check && return ;;
     check) [[ $command == policy && ${COMP_WORDS[COMP_CWORD]} != -* ]] && _xensecure_domains && return ;;
-    -o) [[ $command == enroll ]] && COMPREPLY=() && return ;;
+    -o)
+        case $command in
+        enroll) COMPREPLY=() && return ;;
+        evacuate) _xensecure_words "$_xensecure_keys" && compopt -o nospace 2>/dev/null && return ;;
+        esac
+        ;;
     esac
     case $command:${COMP_WORDS[COMP_CWORD]} in
     :-*) _xensecure_words '--config --version --help' ;;
-    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume policy doctor' ;;
+    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume policy evacuate doctor' ;;
     invite:*) _xensecure_words '--ttl --address --help' ;;
     enroll:*) _xensecure_words '--ssh -o --ssh-option --remote-command --help' ;;
     peers:*) _xensecure_words '--json --help' ;;
@@ -97,10 +104,11 @@ _xensecurectl() {
     history:-*) _xensecure_words '--json -n --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
     policy:-*) _xensecure_words '--to --from --help' ;;
+    evacuate:-*) _xensecure_words '--to -j --ignore-memory --dry-run -p --live -o --help' ;;
     doctor:-*) _xensecure_words '--domain --json --help' ;;
     *:-*) _xensecure_words '--help' ;;
     show:* | rotate:* | forget:* | doctor:*) _xensecure_hosts ;;
-    status:* | history:* | resume:*) _xensecure_domains ;;
+    status:* | history:* | resume:* | evacuate:*) _xensecure_domains ;;
     *) COMPREPLY=() ;;
     esac
 }

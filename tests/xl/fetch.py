@@ -1,4 +1,4 @@
-"""Debian's xl, its headers and verify-stream-v2, unpacked into a cache.
+"""Debian's xl, its headers, verify-stream-v2 and xendomains, unpacked into a cache.
 
 ``python -m tests.xl.fetch`` prints the folder. Nothing is installed, and once
 the cache is there apt is not asked again.
@@ -7,6 +7,7 @@ the cache is there apt is not asked again.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ PACKAGES = (
     f"xen-utils-{XEN_VERSION}",  # xl, verify-stream-v2 and the Python package xen.migration
     "libxen-dev",  # libxl.h, for the layout of libxl's structs
     "libyajl2",  # the one library of xl's that is neither stubbed nor everywhere
+    "xen-utils-common",  # the init script xendomains and what it calls
 )
 
 
@@ -78,9 +80,14 @@ def _unpack(into: Path) -> None:
     shutil.rmtree(downloads)
 
 
+def _contents() -> str:
+    """A word for the list of packages: a copy made of another list is none."""
+    return hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
+
+
 def _cached() -> Path | None:
     """Newest unpacked copy; a folder gets its final name only when it is whole."""
-    found = [path for path in cache_root().glob("xl-*") if path.is_dir()]
+    found = [path for path in cache_root().glob(f"xl-{_contents()}-*") if path.is_dir()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
@@ -98,7 +105,7 @@ def fetch() -> Path:
         found = _cached()
         if found:
             return found
-        target = cache_root() / f"xl-{_candidate_version()}"
+        target = cache_root() / f"xl-{_contents()}-{_candidate_version()}"
         scratch = Path(tempfile.mkdtemp(prefix="unpack-", dir=cache_root()))
         try:
             _unpack(scratch)

@@ -193,6 +193,18 @@ class XenHost:
         )
         return domid
 
+    def create_dom0(self, *, mib: int = 1024) -> None:
+        """Let xl list this host itself, as domain 0."""
+        config = self.path / "configs/0.json"
+        config.write_text(make_config("Domain-0", mib=mib))
+        self._write_domain(0, {"name": "Domain-0", "state": "running", "config": config})
+
+    def create_nameless(self) -> int:
+        """Add a domain that has no name, as one that is being built or torn down; returns its id."""
+        domid = max((int(path.name) for path in (self.path / "domains").iterdir()), default=0) + 1
+        self._write_domain(domid, {"name": "", "state": "paused"})
+        return domid
+
     def set_stream(self, name: str, stream: Path) -> None:
         """Give a domain that came by migration a stream, so that it can leave again."""
         domid = self.domain(name).domid

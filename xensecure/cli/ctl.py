@@ -24,6 +24,8 @@ from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
 from .doctor import doctor
+from .evacuate import add_arguments as add_evacuate_arguments
+from .evacuate import evacuate
 from .history import history
 from .policy import add_arguments as add_policy_arguments
 from .policy import policy
@@ -217,6 +219,7 @@ def _arguments() -> argparse.ArgumentParser:
     bring.add_argument("domain", metavar="DOMAIN", help="the name that it had before")
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
     add_policy_arguments(add("policy", policy, "say whether the admission policy, here or at another host, would let a domain come"))
+    add_evacuate_arguments(add("evacuate", evacuate, "move domains to other hosts, several at once: all that run here, or those named"))
     examine = add("doctor", doctor, "say what this host has, and what stands in the way of receiving a domain, or of sending one to HOST")
     examine.add_argument("host", nargs="?", metavar="HOST", help="a peer's name or address: also ask it how it is, and look at the way there")
     examine.add_argument("--domain", metavar="DOMAIN", help="a domain here: also whether HOST would take it")

@@ -17,6 +17,8 @@ INCOMING, AWAY = "--incoming", "--migratedaway"
 _HEAD = re.compile(r"Name +ID +Mem +VCPUs\s+State\s+Time\(s\)")
 _LINE = re.compile(r"(.+?) +([0-9]+) +([0-9]+) +([0-9]+) {5}([r-][b-][p-][s-][-rscwS?][d-]) +([0-9]+\.[0-9])")
 
+_NAMELESS = "(null)"  # what printf(3) of glibc makes of the name of a domain that has none
+
 
 class Seen(enum.StrEnum):
     """A domain's state in ``xl list``."""
@@ -38,6 +40,17 @@ class Seen(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A line of ``xl list``. ``memory`` in bytes; ``name`` is "" for a domain that has none: it is being built, or torn down."""
+
+    name: str
+    id: int
+    memory: int
+    vcpus: int
+    seen: Seen
+
+
+@dataclass(frozen=True)
 class Sightings:
     """One domain under its three names."""
 
@@ -46,20 +59,31 @@ class Sightings:
     away: Seen = Seen.ABSENT
 
 
-def parse_list(text: str) -> dict[str, Seen]:
-    """The states of all domains by name; SystemFailure for a table of another form: what is not understood is not gone by."""
+def parse_table(text: str) -> list[Listed]:
+    """All lines; SystemFailure for a table of another form: what is not understood is not gone by."""
     lines = text.splitlines()
     if not lines or not _HEAD.fullmatch(lines[0]):
         raise SystemFailure(f"'xl list' has another head than xl's: {printable(lines[0] if lines else '')!r}")
-    found: dict[str, Seen] = {}
+    found: list[Listed] = []
     for line in lines[1:]:
         columns = _LINE.fullmatch(line)
         if columns is None:
             raise SystemFailure(f"'xl list' has a line that is none of xl's: {printable(line)!r}")
-        if columns[1] in found:
-            raise SystemFailure(f"'xl list' has {printable(columns[1])!r} twice")
-        found[columns[1]] = Seen.from_letters(columns[5])
+        name = "" if columns[1] == _NAMELESS else columns[1]
+        if name and any(each.name == name for each in found):
+            raise SystemFailure(f"'xl list' has {printable(name)!r} twice")
+        found.append(Listed(name, int(columns[2]), int(columns[3]) << 20, int(columns[4]), Seen.from_letters(columns[5])))
     return found
+
+
+def parse_list(text: str) -> dict[str, Seen]:
+    """The states of all domains that have a name; SystemFailure as for ``parse_table``."""
+    return {each.name: each.seen for each in parse_table(text) if each.name}
+
+
+def list_table(config: Config) -> list[Listed]:
+    """This host's domains, itself (id 0) included; SystemFailure if xl does not say."""
+    return parse_table(run_xl(config, "list"))
 
 
 def list_domains(config: Config) -> dict[str, Seen]:

@@ -51,6 +51,7 @@ class Inquiry:
     def __init__(self, config: Config, ask: Ask = ask_outcome) -> None:
         self._config = config
         self._ask = ask
+        self.host = config.name
         self.live, self.records = _look(config)
         self._silent: dict[str, str] = {}
         self.domains: dict[str, Seen] | str
@@ -80,7 +81,7 @@ class Inquiry:
         return decide(
             Case(
                 domain=name,
-                host=self._config.name,
+                host=self.host,
                 record=record,
                 seen=self.domains if isinstance(self.domains, str) else sight(self.domains, name),
                 word=self._word(record) if record else None,

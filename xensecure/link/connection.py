@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError, RefusedError
+from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError, RefusedError, TurnedAwayError
 from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, State
 from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
@@ -47,8 +47,12 @@ class Target:
 
 
 def connect(target: Target, deadline: Deadline) -> socket.socket:
-    """A non-blocking connected socket to the first address that answers; ConnectError with every failure if none does."""
+    """A non-blocking connected socket to the first address that answers; ConnectError with every failure if none does.
+
+    TurnedAwayError, if one was there and has reset the connection while we looked.
+    """
     failures: list[str] = []
+    kind_of_failure: type[ConnectError | TurnedAwayError] = ConnectError
     candidates = [found for address in target.addresses for found in _resolve(address, target, failures)]
     for number, (family, kind, protocol, _name, where) in enumerate(candidates):
         # What is left of the time is shared out among those still to try, so that a silent first address leaves some for the rest.
@@ -57,8 +61,10 @@ def connect(target: Target, deadline: Deadline) -> socket.socket:
             return _connect_one((family, kind, protocol), where, target, share)
         except OSError as error:
             failures.append(f"{where[0]}: {error.strerror or 'timed out'}")
+            if isinstance(error, ConnectionResetError):
+                kind_of_failure = TurnedAwayError
     tried = "; ".join(failures) or "no address is known"
-    raise ConnectError(f"cannot connect to port {target.port} ({tried}); is xensecured running there, and the port open?")
+    raise kind_of_failure(f"cannot connect to port {target.port} ({tried}); is xensecured running there, and the port open?")
 
 
 def _resolve(address: str, target: Target, failures: list[str]) -> Sequence[_Candidate]:
@@ -92,7 +98,8 @@ def prepare(sock: socket.socket) -> None:
     """Settings of every connection: non-blocking; nothing waits to fill a segment (F9)."""
     sock.settimeout(0)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # EINVAL: it has been reset already, which the first read or write says better
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Wire:
@@ -100,7 +107,12 @@ class Wire:
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
+        self._heard = False
         self.deadline = deadline
+
+    def lost(self, why: str) -> LinkLostError:
+        """The error for a connection that has ended: TurnedAwayError if the other side has not sent a byte."""
+        return LinkLostError(why) if self._heard else TurnedAwayError(why)
 
     def _wait(self, events: int) -> None:
         poll = select.poll()
@@ -118,18 +130,21 @@ class Wire:
                 self._wait(select.POLLOUT)
                 continue
             except OSError as error:
-                raise LinkLostError(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
+                raise self.lost(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
             view = view[sent:]
 
     def receive(self, size: int) -> bytes:
         """At least one and at most ``size`` bytes; b"" at the end of the stream."""
         while True:
             try:
-                return self._sock.recv(size)
+                data = self._sock.recv(size)
             except BlockingIOError:
                 self._wait(select.POLLIN)
             except OSError as error:
-                raise LinkLostError(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
+                raise self.lost(f"the connection broke: {error.strerror}; xensecured's log on the other host may say why") from None
+            else:
+                self._heard = self._heard or bool(data)
+                return data
 
     def receive_exactly(self, size: int) -> bytes:
         """Exactly ``size`` bytes; LinkLostError if the stream ends before."""
@@ -151,7 +166,7 @@ def run_handshake(wire: Wire, handshake: SourceHandshake | DestinationHandshake,
                 return
             data = wire.receive(handshake.bytes_wanted())
             if not data:
-                raise _ended(handshake)
+                raise _ended(wire, handshake)
             handshake.receive_data(data)
         except (AuthenticationError, ProtocolError):
             with contextlib.suppress(LinkLostError, ConnectError):
@@ -165,14 +180,14 @@ def _flush(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> Non
         wire.send(data)
 
 
-def _ended(handshake: SourceHandshake | DestinationHandshake) -> AuthenticationError | LinkLostError:
+def _ended(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> AuthenticationError | LinkLostError:
     if handshake.state is State.WAIT_DESTINATION_PROOF:
         return AuthenticationError(
             "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why"
         )
     if isinstance(handshake, DestinationHandshake):
         return LinkLostError("the source went away during the key exchange ('xensecurectl doctor' does that)")
-    return LinkLostError("the peer closed the connection during the key exchange; is xensecure-launcher running? xensecured's log there says more")
+    return wire.lost("the peer closed the connection during the key exchange; is xensecure-launcher running? xensecured's log there says more")
 
 
 class FrameChannel:

@@ -15,6 +15,7 @@
     └── LinkError                   the network
         ├── ConnectError            no connection, or none in time
         └── LinkLostError           a connection that ended too early
+            └── TurnedAwayError     ... before the other side had sent a byte: it has no room just now, as a rule
 
 A message is one line: what is wrong, then after a semicolon what to do. The commands print it behind their name and exit with
 ``exit_code``; only ``xensecure`` itself exits with 255 for all of them, as ssh does, for its other statuses are the remote xl's.
@@ -128,6 +129,12 @@ class LinkLostError(LinkError):
     """A connection that ended before its session did."""
 
     exit_code = 21
+
+
+class TurnedAwayError(LinkLostError):
+    """A connection that ended before the other side had sent a byte: nothing has come of it, and it may be tried again."""
+
+    exit_code = 22
 
 
 class Reason(enum.IntEnum):

@@ -63,6 +63,10 @@ INVITATION_KEPT_SECONDS: Final = 86400  # after expiry, so that a late join is t
 
 UNAUTHENTICATED_MAX: Final = 64  # connections at once that have proved nothing; each costs a process for at most 10 s
 UNAUTHENTICATED_PER_ADDRESS_MAX: Final = 8  # ... from one address: evacuating a host opens one a domain, briefly
+# Before a source that was turned away unheard tries again; doubled each time, and up to half of it more or less. A handshake in a data centre takes
+# some 50 ms, so there is room again after one or two.
+TURNED_AWAY_PAUSE_SECONDS: Final = 0.1
+TURNED_AWAY_PAUSE_MAX_SECONDS: Final = 2.0  # as RESUME_PAUSE_MAX_SECONDS
 SESSIONS_MAX: Final = 64  # receives at once; each may hold WINDOW bytes: 4 GiB in the worst case
 LAUNCHER_MESSAGE_MAX: Final = 1 << 15  # bytes of one message between receiver and launcher: two hellos and a domain's name
 DOMAIN_NAME_MAX: Final = 255  # bytes; xl's own names are shorter, and a receiver that was taken over must not fill the journal

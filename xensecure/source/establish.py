@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import time
 from dataclasses import dataclass
 
 from ..link.config import Config, HostOptions
@@ -10,7 +12,7 @@ from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, fra
 from ..link.engine import compiled_features, find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ProtocolError, RefusedError, StateError, UsageError
+from ..proto.errors import AuthenticationError, ProtocolError, RefusedError, StateError, TurnedAwayError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
 from ..proto.keyschedule import KeySchedule
 from ..proto.messages import Feature, FrameType, Purpose, Refusal, SourceHello
@@ -71,17 +73,31 @@ def establish(
     seconds: float,
     cipher: str = "auto",
 ) -> Connection:
-    """Connect and run the modified key exchange once, under one key (32 bytes).
+    """Connect and run the modified key exchange once, under one key (32 bytes), within ``seconds``.
 
     ``pin``: the only one the destination may have (None: CA mode, then its certificate must carry one of ``names``). ``cipher``: as in ``Link``.
+    A destination that turns us away unheard has no room for strangers just now (UNAUTHENTICATED_PER_ADDRESS_MAX): it is tried again (T6).
     """
     find_backend(cipher)  # before the other host is bothered
     deadline = Deadline(seconds)
-    sock = connect(target, deadline)
+    pause = limits.TURNED_AWAY_PAUSE_SECONDS
+    while True:
+        handshake = SourceHandshake(credentials=credentials, hello=hello, expected_pin=pin, accepted_names=names)
+        try:
+            return _confirmed(connect(target, deadline), deadline, handshake, key, cipher)
+        except TurnedAwayError:
+            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - so that many who were turned away together do not come again together
+            if deadline.left() <= wait:
+                raise
+        time.sleep(wait)
+        pause = min(2 * pause, limits.TURNED_AWAY_PAUSE_MAX_SECONDS)
+
+
+def _confirmed(sock: socket.socket, deadline: Deadline, handshake: SourceHandshake, key: bytes, cipher: str) -> Connection:
+    """The key exchange on a socket, which is closed if it fails."""
     answerer = _answerer(sock)
     try:
         wire = Wire(sock, deadline)
-        handshake = SourceHandshake(credentials=credentials, hello=hello, expected_pin=pin, accepted_names=names)
         handshake.start()
         run_handshake(wire, handshake, State.WAIT_LINK_KEY)
         handshake.prove(key)

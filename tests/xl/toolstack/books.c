@@ -1,5 +1,6 @@
 #include "books.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -129,7 +130,7 @@ size_t books_list(uint32_t *ids, size_t max)
     if (!folder)
         return 0;
     while (count < max && (entry = readdir(folder)))
-        if (atoi(entry->d_name) > 0)
+        if (isdigit((unsigned char)entry->d_name[0]))
             ids[count++] = (uint32_t)atoi(entry->d_name);
     closedir(folder);
     qsort(ids, count, sizeof(*ids), compare_ids);

@@ -124,9 +124,27 @@ int libxl_domid_valid_guest(uint32_t domid)
     return domid > 0 && domid < 0x7ff0u /* DOMID_FIRST_RESERVED */;
 }
 
+/* KiB that the domain has, by its configuration; 0 where that does not say. */
+static uint64_t memory_kb(const struct domain *domain)
+{
+    char text[4096];
+    const char *here;
+    size_t got;
+    FILE *file = fopen(domain->config, "re");
+
+    if (!file)
+        return 0;
+    got = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[got] = 0;
+    here = strstr(text, "\"target_memkb\":");
+    return here ? strtoull(here + sizeof("\"target_memkb\":") - 1, NULL, 10) : 0;
+}
+
 static void fill_info(libxl_dominfo *info, const struct domain *domain)
 {
     memset(info, 0, sizeof(*info));
+    info->current_memkb = info->max_memkb = memory_kb(domain);
     info->domid = domain->id;
     info->running = !strcmp(domain->state, "running");
     info->paused = !strcmp(domain->state, "paused");
@@ -162,13 +180,16 @@ libxl_dominfo *libxl_list_domain(libxl_ctx *ctx, int *count)
     uint32_t ids[256];
     size_t i, number = books_list(ids, sizeof(ids) / sizeof(ids[0]));
     libxl_dominfo *list = calloc(number + 1, sizeof(*list));
-    struct domain domain;
+    struct domain domain = {0};
 
     (void)ctx;
     *count = 0;
-    for (i = 0; list && i < number; i++)
-        if (books_load(ids[i], &domain))
+    /* A half-built domain has no name yet, and is listed all the same. */
+    for (i = 0; list && i < number; i++) {
+        if (books_load(ids[i], &domain) || domain.state[0])
             fill_info(&list[(*count)++], &domain);
+        domain.state[0] = 0;
+    }
     return list;
 }
 

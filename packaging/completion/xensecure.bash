@@ -31,7 +31,7 @@ _xensecure_files() {
 # xensecure [options] HOST xl ... migrate-receive ...
 _xensecure() {
     local options='-4 -6 -p -b -F -o -q -v -h -V --config --help --version'
-    local keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= peer= address='
+    local keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= neighbour=report neighbour=refuse neighbour=off interface= peer= address='
     local word i host=
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}

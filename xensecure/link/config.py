@@ -54,6 +54,8 @@ class HostOptions:
     compress: str = "off"
     bwlimit: int = 0  # bytes a second; 0: none
     lanes: int = 1
+    neighbour: str = "report"
+    interface: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,12 @@ def _run_path(value: Any) -> Path:
     if len(_absolute(value).encode()) > _RUN_MAX:
         raise ValueError
     return Path(value)
+
+
+def _interface(value: Any) -> str:
+    if not re.fullmatch(r"[^/:]{0,15}", _text(value)) or " " in value:  # IFNAMSIZ, and what dev_valid_name() of the kernel refuses
+        raise ValueError
+    return str(value)
 
 
 def _user(value: Any) -> str:
@@ -231,6 +239,8 @@ HOST_KEYS: dict[str, _Key] = {
     "compress": _Key("compress", "'off', 'auto' or 'zstd'", _one_of("off", "auto", "zstd")),
     "bwlimit": _Key("bwlimit", _RATE_WORDS, _rate),
     "lanes": _LANES,
+    "neighbour": _Key("neighbour", "'report', 'refuse' or 'off'", _one_of("report", "refuse", "off")),
+    "interface": _Key("interface", "a network interface's name, or '' for any", _interface),
 }
 
 SCHEMA: dict[str, dict[str, _Key]] = {

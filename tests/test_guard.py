@@ -9,6 +9,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def watching(monkeypatch: pytest.MonkeyPatch, mode: str = "report") -> tuple[Gua
     monkeypatch.setattr(module, "find_way", lambda _: DIRECT)
     monkeypatch.setattr(module, "neighbours", lambda: [entry(HV2, TRUE)])
     guard = Guard(HostOptions(neighbour=mode), wake=lambda: None)
-    guard._is_running = True
+    guard._thread = threading.current_thread()
     sock = socket.socket()
     guard.watch(sock)
     guard._heed(module.Change(overrun=True))

@@ -91,7 +91,9 @@ class Scene:
         facts.stderr = stderr()
         if "Traceback" in facts.stderr:
             raise LabError(f"a traceback: {facts.stderr}")
-        facts.security = (*self.transport.security(), *(line for line in facts.stderr.splitlines() if "SECURITY" in line))
+        lines = [line for line in facts.stderr.splitlines() if "SECURITY" in line]
+        facts.guard = tuple(line for line in lines if "neighbour guard" in line)
+        facts.security = (*self.transport.security(), *(line for line in lines if line not in facts.guard))
         return facts
 
     def close(self) -> None:
@@ -108,6 +110,7 @@ class Attack:
     run: Callable[[Scene], Verdict]
     way: str = "arpspoof"
     alarm: tuple[str, ...] = OURS  # which of xensecure's two have to say SECURITY
+    guard: tuple[str, ...] = ()  # and whose neighbour guard has to see the way that leads to the attacker
     may_fall: bool = False  # xensecure promises nothing here: the verdict is what it is
     falls: tuple[str, ...] = ("plain",)  # controls that have to fall, or the attack was none
 

@@ -98,12 +98,12 @@ def judge(first: First, seen: Seen, known: Known) -> list[Alarm]:
     if known.interface and way.name != known.interface:
         alarms.append(Alarm(Kind.INTERFACE, f"the route to {seen.ends.peer} goes over {way.name}, and not over {known.interface}"))
     elif first.way is not None and not _is_same(first.way, way):
-        alarms.append(Alarm(Kind.ROUTE, f"the route to {seen.ends.peer} went {_over(first.way, seen)}, and goes {_over(way, seen)} now"))
+        alarms.append(Alarm(Kind.ROUTE, f"the route to {seen.ends.peer} went {_over(first.way, seen.ends)}, and goes {_over(way, seen.ends)} now"))
     if hop is None or hop.state & _FIXED:
         return alarms
     alarms += [_shared(seen, way, hop, other) for other in _others(seen.entries, hop, known.addresses)]
     if first.way is not None and _is_same(first.way, way) and first.hardware not in ("", hop.hardware):
-        words = f"the hardware address of {_named(way, seen)} on {way.name} was {first.hardware}, and is {hop.hardware} now"
+        words = f"the hardware address of {_named(way, seen.ends)} on {way.name} was {first.hardware}, and is {hop.hardware} now"
         alarms.append(Alarm(Kind.HARDWARE, words))
     return alarms
 
@@ -118,16 +118,23 @@ def _is_same(one: Way, other: Way) -> bool:
     return (one.name, one.hop) == (other.name, other.hop)
 
 
-def _named(way: Way, seen: Seen) -> str:
-    return way.hop if way.hop == seen.ends.peer else f"the gateway {way.hop} to {seen.ends.peer}"
+def describe(first: First, ends: Endpoints) -> str:
+    """What is watched, in words."""
+    if first.way is None:
+        return f"there is no route to {ends.peer}"
+    return f"{_named(first.way, ends)} is {first.hardware or 'of no known hardware address'} on {first.way.name}"
 
 
-def _over(way: Way, seen: Seen) -> str:
-    return f"over {way.name}" + ("" if way.hop == seen.ends.peer else f" by {way.hop}")
+def _named(way: Way, ends: Endpoints) -> str:
+    return way.hop if way.hop == ends.peer else f"the gateway {way.hop} to {ends.peer}"
+
+
+def _over(way: Way, ends: Endpoints) -> str:
+    return f"over {way.name}" + ("" if way.hop == ends.peer else f" by {way.hop}")
 
 
 def _shared(seen: Seen, way: Way, hop: Neighbour, other: Neighbour) -> Alarm:
-    words = f"{_named(way, seen)} and {other.address} on {way.name} both have the hardware address {hop.hardware}"
+    words = f"{_named(way, seen.ends)} and {other.address} on {way.name} both have the hardware address {hop.hardware}"
     return Alarm(Kind.SHARED, words)
 
 

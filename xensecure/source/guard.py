@@ -22,7 +22,7 @@ from ..link.neighbours import Change, Endpoints, Neighbour, Watcher, Way, endpoi
 from ..link.say import say
 from ..proto import limits
 from ..proto.errors import ConfigurationError, ConnectError, XensecureError
-from .alarms import Alarm, First, Known, Seen, is_certain, judge, remember
+from .alarms import Alarm, First, Known, Seen, describe, is_certain, judge, remember
 
 PROGRAM = "xensecure"
 _MISSING = "python3-pyroute2 is not installed"
@@ -47,13 +47,13 @@ class _Watched:
 class Guard:
     """Watches the connections of one session.
 
-    Arguments: ``options``: ``neighbour``, ``interface`` and ``bind`` count; ``wake``: is called, from another thread, when ``stopped`` is set.
-    ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where it is to refuse, and cannot watch.
+    Arguments: ``options``: ``neighbour``, ``interface``, ``bind`` and ``verbose`` count; ``wake``: is called, from another thread, when ``stopped`` is
+    set. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where it is to refuse, and cannot watch.
     """
 
     def __init__(self, options: HostOptions, *, wake: Callable[[], None]) -> None:
         self.stopped = ""
-        self._mode, self._bind = options.neighbour, options.bind
+        self._mode, self._bind, self._verbose = options.neighbour, options.bind, options.verbose > 0
         self._refuses = options.neighbour == "refuse"
         self._known = Known(interface=options.interface)
         self._wake = wake
@@ -61,7 +61,8 @@ class Guard:
         self._watched: dict[str, _Watched] = {}
         self._table: dict[tuple[int, str], Neighbour] = {}
         self._said: dict[Alarm, float] = {}
-        self._is_running = self._is_over = False
+        self._thread: threading.Thread | None = None
+        self._is_over = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if self._refuses and not is_installed():
             raise ConfigurationError(f'neighbour = "refuse" cannot be kept: {_MISSING}; install it, or set neighbour = "report"')
@@ -103,9 +104,9 @@ class Guard:
                 if watched.alarms:
                     watched.socks.remove(sock)
                     raise ConnectError(f"{_said(watched.alarms[-1])}; nothing is sent over this connection")
-        if not self._is_running:
-            self._is_running = True
-            threading.Thread(target=self._run, name="neighbour guard", daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="neighbour guard", daemon=True)
+            self._thread.start()
         self._ring()
 
     def is_suspicious(self) -> bool:
@@ -119,9 +120,11 @@ class Guard:
         return why
 
     def end(self) -> None:
-        """Watch no more."""
+        """Watch no more; but a first look has been taken, however short the session was."""
         self._is_over = True
         self._ring()
+        if self._thread is not None:
+            self._thread.join(limits.GUARD_END_SECONDS)
 
     def _ring(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -184,7 +187,9 @@ class Guard:
             watched.way = find_way(watched.ends)
         index = watched.way.interface if watched.way else 0
         seen = Seen(watched.ends, watched.way, tuple(entry for entry in self._table.values() if entry.interface == index))
-        watched.first = remember(watched.first, seen)
+        before, watched.first = watched.first, remember(watched.first, seen)
+        if self._verbose and watched.first != before:
+            say(PROGRAM, f"neighbour guard: {describe(watched.first, watched.ends)}")
         alarms = tuple(judge(watched.first, seen, self._known))
         if not alarms and not is_certain(watched.first, seen):
             return

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.attack.places import DOMAIN, PLANT, Facts, Lab, LabError, facts_of, forget
 from tests.attack.places import until as wait_until
@@ -16,6 +17,7 @@ from tests.xl.hosts import XenHost
 
 OURS = ("xensecure", "xensecure-ca")
 _XL_SECONDS = 30.0  # for a migration of a few MiB, and the patience of whatever carries it
+_LAST_WORDS_SECONDS = 3.0
 _SETTLE_SECONDS = 8.0  # for xl at the destination to end after the source's has
 
 
@@ -33,6 +35,17 @@ class Verdict:
         if not self.applies:
             return f"— ({self.words})"
         return f"**falls**: {self.words}" if self.falls else f"holds: {self.words}"
+
+
+def _session(leader: int) -> list[int]:
+    """The living processes of a session of setsid(2)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
 
 
 def judged(facts: Facts) -> Verdict:
@@ -79,6 +92,8 @@ class Scene:
         status = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = running.wait(wait).status
+            with contextlib.suppress(LabError):
+                wait_until(lambda: not _session(running.pid), "the transport's last words: xl does not wait for them", _LAST_WORDS_SECONDS)
         return self.look(status, running.stderr)
 
     def look(self, status: int | None, stderr: Callable[[], str]) -> Facts:

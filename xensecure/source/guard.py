@@ -47,8 +47,8 @@ class _Watched:
 class Guard:
     """Watches the connections of one session.
 
-    Arguments: ``options``: ``neighbour``, ``interface``, ``bind`` and ``verbose`` count; ``wake``: is called, from another thread, when ``stopped`` is
-    set. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where it is to refuse, and cannot watch.
+    Arguments: ``options``: ``neighbour``, ``interface``, ``bind`` and ``verbose`` count; ``wake``: is called, from another thread, when ``stopped``
+    is set. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where it is to refuse, and cannot watch.
     """
 
     def __init__(self, options: HostOptions, *, wake: Callable[[], None]) -> None:

@@ -24,8 +24,8 @@ from xensecure.link.identity import load_credentials
 from xensecure.link.peers import Peers
 from xensecure.proto.errors import XensecureError
 from xensecure.proto.messages import Purpose
-from xensecure.source.guard import Guard
 from xensecure.source.establish import find_route, reach
+from xensecure.source.guard import Guard
 from xensecure.source.lanes import join_session
 from xensecure.source.resume import resume_session
 

@@ -36,6 +36,8 @@ HOST_VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "resume_window": ({"0": 0, "86400": 86400}, ["-1", "86401", "true", '"60"', '"endless"']),
     "final_window": ({"1": 1, "86400": 86400, '"endless"': limits.ENDLESS_SECONDS}, ["0", "-1", "true", '"60"', '"ENDLESS"', "1000000001"]),
     "lanes": ({"1": 1, "8": 8}, ["0", "9", "-1", "true", '"4"', "2.0"]),
+    "neighbour": ({'"report"': "report", '"refuse"': "refuse", '"off"': "off"}, ["true", '"on"', '"REFUSE"', '""', "[]"]),
+    "interface": ({'"eth1"': "eth1", '"bond0.100"': "bond0.100", '""': ""}, ["5", '"a b"', '"eth0:1"', '"a/b"', '"abcdefghijklmnop"', '["eth1"]']),
     "compress": ({'"off"': "off", '"auto"': "auto", '"zstd"': "zstd"}, ["true", "1", '"on"', '"ZSTD"', "[]"]),
     "bwlimit": (
         {'"off"': 0, "0": 0, "65536": 65536, '"64K"': 65536, '"800M"': 800 << 20, '"2G"': 2 << 30, '"1048576"': 1 << 20, '"0"': 0},

@@ -148,7 +148,7 @@ def test_configuration_keys() -> None:
         wanted |= {f"[{table}] {key}": Policy if table == "policy" else Config for key in keys if table != "defaults"}
     wanted |= dict.fromkeys(HOST_KEYS, HostOptions)
     assert sorted(listed) == sorted(wanted)
-    in_words = {"[identity] name", "peer", "address", "port", "bind"}
+    in_words = {"[identity] name", "peer", "address", "port", "bind", "interface"}
     for name, holder in wanted.items():
         table, _, key = name.rpartition(" ")
         keys = SCHEMA[table.strip("[]")] if table else HOST_KEYS

@@ -19,6 +19,7 @@ from xensecure.link.config import load_config
 from xensecure.link.identity import load_credentials
 from xensecure.proto import limits, messages
 from xensecure.proto.messages import OutcomeState
+from xensecure.source.guard import Guard
 from xensecure.source.query import ask_outcome
 from xensecure.source.resume import resume_session
 
@@ -260,11 +261,12 @@ def test_sessions_of_others(pair: Pair, tmp_path: Path) -> None:
     config = load_config(str(third.config))
     held = Held(pair, "middle")
     session = held.session_id()
+    guard = Guard(config.defaults, wake=lambda: None)
     answers = [
         ask_outcome(config, "hv2", session, messages.Outcome(OutcomeState.NOT_CLEARED)),
         ask_outcome(config, "hv2", secrets.token_bytes(16), messages.Outcome(OutcomeState.UNKNOWN)),
-        resume_session(config, load_credentials(config), "hv2", config.defaults, session),
-        resume_session(config, load_credentials(config), "hv2", config.defaults, secrets.token_bytes(16)),
+        resume_session(config, load_credentials(config), "hv2", config.defaults, guard, session),
+        resume_session(config, load_credentials(config), "hv2", config.defaults, guard, secrets.token_bytes(16)),
     ]
     assert len(set(answers)) == 1
     assert isinstance(answers[0], messages.Outcome)

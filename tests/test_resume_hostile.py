@@ -25,6 +25,7 @@ from xensecure.link.peers import Peers
 from xensecure.proto.errors import XensecureError
 from xensecure.proto.messages import Purpose
 from xensecure.source.establish import find_route, reach
+from xensecure.source.guard import Guard
 from xensecure.source.lanes import join_session
 from xensecure.source.resume import resume_session
 
@@ -244,4 +245,4 @@ def test_visitors_of_a_keeper_that_is_busy_end(pair: Pair) -> None:
 
 def _ask_quietly(config, id_: bytes) -> None:  # type: ignore[no-untyped-def]
     with contextlib.suppress(XensecureError):
-        resume_session(config, load_credentials(config), "hv2", config.defaults, id_)
+        resume_session(config, load_credentials(config), "hv2", config.defaults, Guard(config.defaults, wake=lambda: None), id_)

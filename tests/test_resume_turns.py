@@ -93,8 +93,10 @@ def test_stop_and_go_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     options = HostOptions()
     job = SimpleNamespace(reread=lambda: options, options=options, request=SimpleNamespace(checkpointed=False))
     connection = SimpleNamespace(channel=SimpleNamespace(link=Link(_keys(1, 2)), sock=near, close=near.close))
+    guard = MagicMock(stopped="", why_broken=lambda: "")
+    makers = module.Makers(MagicMock(), MagicMock())
     session = module.Session(
-        connection, Accept(bytes(16), 1 << 20), job, stop, progress, record, Compression.OFF, module.Makers(MagicMock(), MagicMock())  # type: ignore[arg-type]
+        connection, Accept(bytes(16), 1 << 20), job, stop, progress, record, Compression.OFF, makers, guard  # type: ignore[arg-type]
     )
     try:
         ended: object = session.run()

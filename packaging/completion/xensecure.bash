@@ -29,7 +29,7 @@ _xensecure_files() {
 }
 
 # What -o sets.
-_xensecure_keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= peer= address='
+_xensecure_keys='port= bind= family=any family=inet family=inet6 quiet=true verbose= connect_timeout= keepalive= silence= resume_window= final_window= elide=on elide=off compress=off compress=auto compress=zstd bwlimit= lanes= neighbour=report neighbour=refuse neighbour=off interface= peer= address='
 
 # xensecure [options] HOST xl ... migrate-receive ...
 _xensecure() {

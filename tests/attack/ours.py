@@ -18,8 +18,6 @@ from tests.xl.hosts import XenHost
 from xensecure.link.config import load_config
 from xensecure.link.peers import LinkKey, Peers
 
-_PATIENCE = "[defaults]\nkeepalive = 3\nsilence = 6\n"  # so that a silent line is given up in seconds
-_WINDOW = 6  # seconds for which a lost link is tried again
 _STATE = {
     Means.STOLEN_TLS: ("identity.*",),
     Means.STOLEN_LINK: ("peers",),
@@ -33,6 +31,8 @@ class Xensecure(Transport):
 
     key, title = "xensecure", "xensecure, by pin"
     uses_tls = True
+    patience = "[defaults]\nkeepalive = 3\nsilence = 6\n"  # so that a silent line is given up in seconds
+    window = 6  # seconds for which a lost link is tried again
 
     def __init__(self, lab: Lab, family: Family = Family.IPV4) -> None:
         super().__init__(lab, family)
@@ -45,9 +45,8 @@ class Xensecure(Transport):
 
     def _host(self, folder: Path, name: str, means: Means, *, where: str = "", xl: Path | None = None) -> Host:
         folder.mkdir(mode=0o755)
-        return Host(
-            folder, name, extra=self.trust(name, means) + _PATIENCE, address=address(where or name, self.family), resume_window=_WINDOW, xl=xl
-        )
+        extra = self.trust(name, means) + self.patience
+        return Host(folder, name, extra=extra, address=address(where or name, self.family), resume_window=self.window, xl=xl)
 
     def trust(self, name: str, means: Means) -> str:
         """The [trust] table of a host that has these means."""
@@ -95,7 +94,7 @@ class Xensecure(Transport):
         if "peers" not in stolen:
             self._guess(host, peer)
         host.port = robbed.port
-        host.configure(self.trust(name, means) + _PATIENCE + '[policy]\ncheck = "off"\n')  # he takes what he gets
+        host.configure(self.trust(name, means) + self.patience + '[policy]\ncheck = "off"\n')  # he takes what he gets
         return host
 
     def stolen_identity(self) -> Pem:
@@ -119,6 +118,10 @@ class Xensecure(Transport):
         for host in (self._source, self._destination):
             host.reset()
         self._said = {name: len(self._destination.log(name)) for name in self._said}
+
+    def log(self) -> str:
+        """All that the destination's daemons have said."""
+        return "".join(self._destination.log(name) for name in self._said)
 
     def security(self) -> tuple[str, ...]:
         """The destination's; the source's are in xl's stderr."""

@@ -175,6 +175,7 @@ class Facts:
     copies: int = 0  # that run, wherever
     stderr: str = ""
     security: tuple[str, ...] = ()
+    guard: tuple[str, ...] = ()  # what the neighbour guard has said: of the way, not of the attack that he then makes
 
     def harm(self) -> list[str]:
         """What he has done."""

@@ -44,7 +44,9 @@ def _in_order(lines: dict[str, list[list[str]]]) -> list[list[str]]:
 def _words(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return cell.verdict.cell() if cell.verdict else "no verdict"
+    if cell.verdict is None:
+        return "no verdict"
+    return cell.verdict.cell() + ("; the guard reports it" if cell.attack.guard and cell.verdict.facts.guard else "")
 
 
 def words(cells: Sequence[Cell], before: str = "") -> str:
@@ -61,7 +63,11 @@ def words(cells: Sequence[Cell], before: str = "") -> str:
 
 def _line(cell: Cell) -> str:
     facts = cell.verdict.facts if cell.verdict else None
-    if facts is None or (facts.arrived and not facts.security):
+    if facts is None:
+        return ""
+    if cell.attack.guard and facts.guard and not facts.security:
+        return facts.guard[0]
+    if facts.arrived and not facts.security:
         return ""
     said = [line for line in facts.stderr.splitlines() if line.startswith("xensecure: ") and not line.startswith("xensecure: sent ")]
     return next(iter((*facts.security, *said)), "")

@@ -9,7 +9,7 @@ import time
 from tests.attack.places import PLANT, LabError
 from tests.attack.places import until as wait_until
 from tests.attack.relays import FinalCut, Flipper, Relay, Rewriter
-from tests.attack.scene import Attack, Scene, Verdict, judged
+from tests.attack.scene import OURS, Attack, Scene, Verdict, judged
 from tests.attack.segment import ATTACKER
 from tests.attack.tools import forwarding, recording, redirected
 from tests.xl.hosts import Point
@@ -124,11 +124,16 @@ def cut_short(scene: Scene) -> Verdict:
 
 
 ROWS = (
-    Attack("listen-arp", "ARP poisoning (`arpspoof`), recorded by `tcpdump`", listen_in, alarm=()),
+    Attack("listen-arp", "ARP poisoning (`arpspoof`), recorded by `tcpdump`", listen_in, alarm=(), guard=OURS),
     Attack(
-        "listen-nd", "ND spoofing (`parasite6`, `fake_advertise6`), recorded", listen_in, way="parasite6 and fake_advertise6", alarm=()
+        "listen-nd",
+        "ND spoofing (`parasite6`, `fake_advertise6`), recorded",
+        listen_in,
+        way="parasite6 and fake_advertise6",
+        alarm=(),
+        guard=OURS,
     ),
-    Attack("xensploit", "Xensploit: `ettercap`, `nft` redirect, memory rewritten", rewrite, way="ettercap", alarm=()),
+    Attack("xensploit", "Xensploit: `ettercap`, `nft` redirect, memory rewritten", rewrite, way="ettercap", alarm=(), guard=OURS),
     Attack("flip", "a bit changed on the way", flip),
     Attack("replay", "a recorded session sent again", replay, alarm=()),
     Attack("short", "the stream cut short", cut_short, alarm=(), falls=()),

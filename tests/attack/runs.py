@@ -51,6 +51,8 @@ class Cell:
             return f"{where}: fell: {self.verdict.words}; {self.verdict.facts.stderr}"
         if self.column.key in self.attack.alarm and not self.verdict.falls and not self.verdict.facts.security:
             return f"{where}: no SECURITY line; {self.verdict.facts.stderr}"
+        if self.column.key in self.attack.guard and not self.verdict.facts.guard:
+            return f"{where}: the neighbour guard has seen nothing; {self.verdict.facts.stderr}"
         return ""
 
 

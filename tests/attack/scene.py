@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.attack.places import DOMAIN, PLANT, Facts, Lab, LabError, facts_of, forget
 from tests.attack.places import until as wait_until
@@ -16,6 +17,7 @@ from tests.xl.hosts import XenHost
 
 OURS = ("xensecure", "xensecure-ca")
 _XL_SECONDS = 30.0  # for a migration of a few MiB, and the patience of whatever carries it
+_LAST_WORDS_SECONDS = 3.0
 _SETTLE_SECONDS = 8.0  # for xl at the destination to end after the source's has
 
 
@@ -33,6 +35,17 @@ class Verdict:
         if not self.applies:
             return f"— ({self.words})"
         return f"**falls**: {self.words}" if self.falls else f"holds: {self.words}"
+
+
+def _session(leader: int) -> list[int]:
+    """The living processes of a session of setsid(2)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
 
 
 def judged(facts: Facts) -> Verdict:
@@ -79,6 +92,8 @@ class Scene:
         status = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = running.wait(wait).status
+            with contextlib.suppress(LabError):
+                wait_until(lambda: not _session(running.pid), "the transport's last words: xl does not wait for them", _LAST_WORDS_SECONDS)
         return self.look(status, running.stderr)
 
     def look(self, status: int | None, stderr: Callable[[], str]) -> Facts:
@@ -91,7 +106,9 @@ class Scene:
         facts.stderr = stderr()
         if "Traceback" in facts.stderr:
             raise LabError(f"a traceback: {facts.stderr}")
-        facts.security = (*self.transport.security(), *(line for line in facts.stderr.splitlines() if "SECURITY" in line))
+        lines = [line for line in facts.stderr.splitlines() if "SECURITY" in line]
+        facts.guard = tuple(line for line in lines if "neighbour guard" in line)
+        facts.security = (*self.transport.security(), *(line for line in lines if line not in facts.guard))
         return facts
 
     def close(self) -> None:
@@ -108,6 +125,7 @@ class Attack:
     run: Callable[[Scene], Verdict]
     way: str = "arpspoof"
     alarm: tuple[str, ...] = OURS  # which of xensecure's two have to say SECURITY
+    guard: tuple[str, ...] = ()  # and whose neighbour guard has to see the way that leads to the attacker
     may_fall: bool = False  # xensecure promises nothing here: the verdict is what it is
     falls: tuple[str, ...] = ("plain",)  # controls that have to fall, or the attack was none
 

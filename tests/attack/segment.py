@@ -86,13 +86,15 @@ class Segment:
             for setting in ("ipv4/conf/all/send_redirects", f"ipv4/conf/{DEVICE}/send_redirects"):
                 Path("/proc/sys/net", setting).write_text("0")  # a router would tell the victims of a shorter way
 
-    def _cable(self, host: str) -> None:
-        port = f"to-{host}"
+    def _plug(self, host: str, port: str, device: str) -> None:
         with NetNS(self._names[SWITCH]) as switch:
-            switch.link("add", ifname=port, kind="veth", peer={"ifname": DEVICE, "net_ns_fd": self._names[host]})
+            switch.link("add", ifname=port, kind="veth", peer={"ifname": device, "net_ns_fd": self._names[host]})
             index = switch.link_lookup(ifname=port)[0]
             switch.link("set", index=index, master=switch.link_lookup(ifname="br0")[0])
             switch.link("set", index=index, state="up")
+
+    def _cable(self, host: str) -> None:
+        self._plug(host, f"to-{host}", DEVICE)
         with self.inside(host):
             Path(f"/proc/sys/net/ipv6/conf/{DEVICE}/accept_dad").write_text("0")
         with NetNS(self._names[host]) as own:
@@ -127,6 +129,15 @@ class Segment:
         """Run a command of a host's to its end."""
         with self.inside(host):
             return subprocess.run(words, capture_output=True, text=True, check=check, timeout=30)
+
+    @contextlib.contextmanager
+    def second_cable(self, host: str, device: str) -> Iterator[None]:
+        """One more between a host and the switch for a while, down at the host's end."""
+        self._plug(host, f"more-{host}", device)
+        try:
+            yield
+        finally:
+            self.run(SWITCH, "ip", "link", "del", f"more-{host}")
 
     # ---- who has which hardware address
 

@@ -33,6 +33,7 @@ from .keys import (
     boolean,
     domain_keys,
     final_window,
+    interface,
     ip,
     ips,
     mebibytes,
@@ -73,6 +74,8 @@ class HostOptions:
     compress: str = "off"
     bwlimit: int = 0  # bytes a second; 0: none
     lanes: int = 1
+    neighbour: str = "report"
+    interface: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ HOST_KEYS: dict[str, Key] = {
     "compress": Key("compress", "'off', 'auto' or 'zstd'", one_of("off", "auto", "zstd")),
     "bwlimit": Key("bwlimit", _RATE_WORDS, rate),
     "lanes": _LANES,
+    "neighbour": Key("neighbour", "'report', 'refuse' or 'off'", one_of("report", "refuse", "off")),
+    "interface": Key("interface", "a network interface's name, or '' for any", interface),
 }
 
 _ON_OFF = Key("", "'on' or 'off'", one_of("on", "off"))

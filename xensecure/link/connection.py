@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..proto import limits
@@ -18,6 +19,7 @@ from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
 
 _Candidate: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]  # as getaddrinfo gives them
+_SOCKADDR_SIZE = 16  # bytes of struct sockaddr; AF_UNSPEC is 0
 _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 
@@ -37,6 +39,7 @@ class Target:
     """Where to connect: addresses or names to try in order, port, own address ("" for any), family ("any", "inet", "inet6").
 
     ``segment``: bytes that a TCP segment may have in either direction, for a path that loses larger ones; 0: as many as the path takes.
+    ``why_not``: why a socket address must not be connected to, in words; "" if it may.
     """
 
     addresses: tuple[str, ...]
@@ -44,6 +47,7 @@ class Target:
     bind: str = ""
     family: str = "any"
     segment: int = 0
+    why_not: Callable[[tuple[Any, ...]], str] = field(default=lambda _: "", compare=False)
 
 
 def connect(target: Target, deadline: Deadline) -> socket.socket:
@@ -55,6 +59,9 @@ def connect(target: Target, deadline: Deadline) -> socket.socket:
     kind_of_failure: type[ConnectError | TurnedAwayError] = ConnectError
     candidates = [found for address in target.addresses for found in _resolve(address, target, failures)]
     for number, (family, kind, protocol, _name, where) in enumerate(candidates):
+        if why_not := target.why_not(where):
+            failures.append(f"{where[0]}: {why_not}")
+            continue
         # What is left of the time is shared out among those still to try, so that a silent first address leaves some for the rest.
         share = deadline.left() / (len(candidates) - number)
         try:
@@ -100,6 +107,15 @@ def prepare(sock: socket.socket) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):  # EINVAL: it has been reset already, which the first read or write says better
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def discard(sock: socket.socket) -> None:
+    """Break a connection at once: what the kernel has taken and not yet sent is never sent, which neither shutdown(2) nor close(2) promises."""
+    with contextlib.suppress(OSError):
+        # connect(2) with AF_UNSPEC dissolves the association. PyDLL keeps other threads from closing the descriptor, and from its number, meanwhile.
+        if sock.fileno() < 0 or ctypes.PyDLL(None).connect(sock.fileno(), bytes(_SOCKADDR_SIZE), _SOCKADDR_SIZE) == 0:
+            return
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class Wire:

@@ -69,6 +69,13 @@ def run_path(value: Any) -> Path:
     return Path(value)
 
 
+def interface(value: Any) -> str:
+    """A network interface's name, or "" for any: IFNAMSIZ, and what dev_valid_name() of the kernel refuses."""
+    if not re.fullmatch(r"[^/:]{0,15}", text(value)) or " " in value:
+        raise ValueError
+    return str(value)
+
+
 def user_name(value: Any) -> str:
     """A user's name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", text(value)):

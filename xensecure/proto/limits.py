@@ -56,6 +56,10 @@ RESUME_PAUSE_SECONDS: Final = 0.2  # before the second attempt to connect anew; 
 RESUME_PAUSE_MAX_SECONDS: Final = 2.0
 RESUME_ATTEMPT_SECONDS: Final = 5.0  # for one connection before the next is tried: SYN goes out at 0, 1 and 3 s (RFC 6298)
 
+GUARD_LOOK_SECONDS: Final = 5.0  # between two looks at the route, for what the kernel gives no word of (an ICMP redirect); one request of 1 ms
+GUARD_END_SECONDS: Final = 2.0  # for its last look when all is over: four times what importing pyroute2 takes
+GUARD_REPEAT_SECONDS: Final = 60.0  # before an alarm that came, went and came again is said anew: arpspoof and the true host answer every 2 s
+
 PORT: Final = 8003  # TCP; the port that xend used for relocation over TLS (xend-relocation-ssl-server, xend-config.sxp)
 TOKEN_TTL_SECONDS: Final = 600  # a person copies a token from one terminal to another
 TOKEN_TTL_MAX_SECONDS: Final = 7 * 86400  # a secret that lies about for longer is no longer one

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
@@ -38,8 +40,10 @@ class Route:
     options: HostOptions
 
 
-def find_route(config: Config, peers: Peers, host: str, options: HostOptions) -> Route:
-    """Who HOST is and where it answers; StateError with what to do if this host has not met it."""
+def find_route(
+    config: Config, peers: Peers, host: str, options: HostOptions, *, why_not: Callable[[tuple[Any, ...]], str] = lambda _: ""
+) -> Route:
+    """Who HOST is and where it answers; StateError with what to do if this host has not met it. ``why_not``: as in ``Target``."""
     wanted = options.peer or host
     peer = peers.find(wanted)
     if peer is None and not options.peer:
@@ -50,7 +54,7 @@ def find_route(config: Config, peers: Peers, host: str, options: HostOptions) ->
     addresses = options.address or ((host,) if host in peer.contact.addresses else peer.contact.addresses)
     if not addresses:
         raise UsageError(f"no address is known for {peer.name}; set 'address' in [host.{host}] of {config.path}")
-    target = Target(addresses=addresses, port=options.port or peer.contact.port, bind=options.bind, family=options.family)
+    target = Target(addresses=addresses, port=options.port or peer.contact.port, bind=options.bind, family=options.family, why_not=why_not)
     return Route(peer=peer, target=target, options=options)
 
 

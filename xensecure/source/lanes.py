@@ -66,13 +66,23 @@ class Lanes:
     """All connections of a session, in one pump.
 
     Arguments: ``first``: the one over which it was opened; ``make``: makes one more, in a thread; ``wake``: has ``take_new`` called soon;
-    ``verbose``: say also what is no loss.
+    ``attached``: is told of each before it is used, and may forbid that (XensecureError); ``verbose``: say also what is no loss.
     """
 
-    def __init__(self, pump: Pump, first: Connection, *, make: Callable[[], Connection], wake: Callable[[], None], verbose: bool) -> None:
+    def __init__(
+        self,
+        pump: Pump,
+        first: Connection,
+        *,
+        make: Callable[[], Connection],
+        wake: Callable[[], None],
+        attached: Callable[[socket.socket], None],
+        verbose: bool,
+    ) -> None:
         self._pump = pump
         self._make = make
         self._wake = wake
+        self._attached = attached
         self._verbose = verbose
         self._made: queue.SimpleQueue[tuple[int, Connection | str]] = queue.SimpleQueue()
         self._generation = 0
@@ -82,6 +92,7 @@ class Lanes:
 
     def _attach(self, connection: Connection) -> None:
         number = connection.channel.sock.fileno()
+        self._attached(connection.channel.sock)
         self._pump.attach(connection.channel.link, number)
         self._connections[number] = connection
         self.most = max(self.most, len(self._connections))
@@ -130,10 +141,11 @@ class Lanes:
         if self._verbose:
             say(PROGRAM, line)
 
-    def lost(self, stats: Stats) -> None:
-        """One was lost while others live."""
+    def lost(self, stats: Stats, *, broken: bool) -> None:
+        """One was lost while others live; ``broken``: by us, and so will they be."""
         self._connections.pop(stats.lane_socket).channel.close()
-        say(PROGRAM, f"one of the connections was lost: {why_lost(stats.lane_lost, stats.lane_errno)}; the migration goes on over {stats.lanes}")
+        if not broken:
+            say(PROGRAM, f"one of the connections was lost: {why_lost(stats.lane_lost, stats.lane_errno)}; the migration goes on over {stats.lanes}")
 
     def all_lost(self) -> None:
         """The last one was lost: what is still being made is too late, and the peer shall see the end of the others."""

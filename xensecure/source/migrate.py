@@ -16,6 +16,7 @@ from ..proto.messages import Accept, FrameType, Open, Outcome, Purpose
 from ..proto.request import ReceiveRequest
 from ..proto.tls import Credentials
 from .establish import Connection, accepted_payload, find_route, reach
+from .guard import Guard
 from .hooked import MigrationHooks
 from .job import Job, StopSignal
 from .lanes import join_session
@@ -48,8 +49,10 @@ def migrate(config: Config, job: Job) -> int:
 
 
 def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, record: SourceRecord) -> Ended:
+    guard = Guard(job.options, wake=stop.ring)
     peers = Peers(config)
-    route = find_route(config, peers, job.host, job.options)
+    route = find_route(config, peers, job.host, job.options, why_not=guard.why_not)
+    guard.knows((*route.peer.contact.addresses, *route.target.addresses))
     hooks.knows(peer=route.peer.name, address=" ".join(route.target.addresses))
     with stop.held():
         hooks.before(stop.wake)
@@ -60,6 +63,7 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, re
     if job.options.verbose:
         say(PROGRAM, f"connected to {route.peer.name} ({connection.group}, {connection.channel.link.backend})")
     try:
+        guard.watch(connection.channel.sock)
         accept = open_session(connection, job.request)
         stop.defer()
         hooks.knows(session=accept.session_id.hex())
@@ -77,10 +81,11 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, re
         )
         makers = Makers(
             join=functools.partial(join_session, config, credentials, route, accept.session_id),
-            resume=functools.partial(_resume, config, credentials, job, accept.session_id),
+            resume=functools.partial(_resume, config, credentials, job, guard, accept.session_id),
         )
-        return Session(connection, accept, job, stop, progress, record, compression, makers).run()
+        return Session(connection, accept, job, stop, progress, record, compression, makers, guard).run()
     finally:
+        guard.end()
         connection.channel.close()
 
 
@@ -93,10 +98,10 @@ def open_session(connection: Connection, request: ReceiveRequest) -> Accept:
     return Accept.pull(accepted_payload(connection))
 
 
-def _resume(config: Config, credentials: Credentials, job: Job, session_id: bytes, seconds: float) -> Connection | Outcome:
+def _resume(config: Config, credentials: Credentials, job: Job, guard: Guard, session_id: bytes, seconds: float) -> Connection | Outcome:
     """One attempt, with the options as the configuration has them by now: somebody may have given the peer another address."""
     try:
         options = job.reread()
     except XensecureError:
         options = job.options
-    return resume_session(config, credentials, job.host, shortened(options, seconds), session_id)
+    return resume_session(config, credentials, job.host, shortened(options, seconds), guard, session_id)

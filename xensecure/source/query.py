@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..link.config import Config
+from ..link.config import Config, HostOptions
 from ..link.connection import Deadline
 from ..link.engine import Frame, wipe
 from ..link.identity import load_credentials
@@ -13,10 +13,13 @@ from ..proto.messages import FrameType, Outcome, Purpose, Refusal
 from .establish import find_route, reach
 
 
-def ask_outcome(config: Config, peer_name: str, session_id: bytes, word: Outcome) -> Outcome:
-    """What the peer knows of a session; ``word``: what this host knows. XensecureError if the peer cannot be asked."""
+def ask_outcome(config: Config, host: str, session_id: bytes, word: Outcome, *, options: HostOptions | None = None) -> Outcome:
+    """What the peer knows of a session; ``word``: what this host knows. XensecureError if the peer cannot be asked.
+
+    ``options``: how to reach it, if not as the configuration says.
+    """
     peers = Peers(config)
-    route = find_route(config, peers, peer_name, config.options_for(peer_name))
+    route = find_route(config, peers, host, options or config.options_for(host))
     connection = reach(config, peers, load_credentials(config), route, Purpose.QUERY, session_id=session_id)
     wipe(connection.schedule.secret())
     try:

@@ -16,19 +16,25 @@ from ..proto.errors import XensecureError
 from ..proto.messages import FrameType, Outcome, OutcomeState, Purpose
 from ..proto.tls import Credentials
 from .establish import Connection, find_route, reach
-from .query import outcome_in
+from .guard import Guard
+from .query import ask_outcome, outcome_in
 
 
-def resume_session(config: Config, credentials: Credentials, host: str, options: HostOptions, session_id: bytes) -> Connection | Outcome:
+def resume_session(
+    config: Config, credentials: Credentials, host: str, options: HostOptions, guard: Guard, session_id: bytes
+) -> Connection | Outcome:
     """One attempt: a link over which the session goes on, or what became of it."""
+    if guard.is_suspicious():  # a link that may not be used would only keep the destination waiting for another
+        return ask_outcome(config, host, session_id, Outcome(OutcomeState.GOING_ON), options=options)
     peers = Peers(config)  # anew: its addresses and keys may have changed
-    route = find_route(config, peers, host, options)
+    route = find_route(config, peers, host, options, why_not=guard.why_not)
     connection = reach(config, peers, credentials, route, Purpose.RESUME, session_id=session_id)
     wipe(connection.schedule.secret())
     try:
         connection.channel.wire.deadline = Deadline(limits.HANDSHAKE_SECONDS)
         frame = connection.channel.receive()
         if frame.type is FrameType.ACCEPT and not frame.payload:
+            guard.watch(connection.channel.sock)
             return connection
         outcome = outcome_in(frame)
     except BaseException:

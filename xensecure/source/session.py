@@ -16,6 +16,7 @@ from ..proto.domain import domain_name
 from ..proto.errors import TRANSPORT_FAILURE, LinkLostError, ProtocolError, Reason, RefusedError, XensecureError
 from ..proto.messages import Accept, Exit, ExitKind, Outcome, OutcomeState
 from .establish import Connection
+from .guard import Guard
 from .job import Job, StopSignal
 from .lanes import Lanes, why_lost
 from .progress import Progress
@@ -63,6 +64,7 @@ class Session:
         record: SourceRecord,
         compression: Compression,
         makers: Makers,
+        guard: Guard,
     ) -> None:
         self._stop = stop
         self._progress = progress
@@ -70,6 +72,7 @@ class Session:
         self._reread, self._options = job.reread, job.options
         self._checkpointed = job.request.checkpointed
         self._makers = makers
+        self._guard = guard
         self._resumption: Resumption | None = None
         self._lost_at = 0.0
         self._why = ""
@@ -95,7 +98,8 @@ class Session:
                 bwlimit=job.options.bwlimit,
             )
         )
-        self._lanes = Lanes(self._pump, connection, make=makers.join, wake=stop.ring, verbose=job.options.verbose > 0)
+        verbose = job.options.verbose > 0
+        self._lanes = Lanes(self._pump, connection, make=makers.join, wake=stop.ring, attached=guard.watch, verbose=verbose)
         self._start_lanes()
 
     def _start_lanes(self) -> None:
@@ -148,7 +152,7 @@ class Session:
         elif event is Event.ABORTED:
             return self._on_aborted(stats)
         elif event is Event.LANE_LOST:
-            self._lanes.lost(stats)
+            self._lanes.lost(stats, broken=bool(self._guard.stopped))
         else:
             self._stop.drain()
             if self._stop.asked:
@@ -175,7 +179,8 @@ class Session:
     # ---- a lost link
 
     def _on_lost(self, stats: Stats) -> None:
-        self._why = why_lost(stats.lost, stats.system_errno)
+        self._heed_guard(stats)
+        self._why = self._guard.why_broken() or why_lost(stats.lost, stats.system_errno)
         if stats.lost is Lost.PROTOCOL and not _is_committed(stats):
             with contextlib.suppress(XensecureError):
                 self._pump.abort(Reason.PROTOCOL, self._why, _ABORT_SECONDS)
@@ -185,6 +190,11 @@ class Session:
         if _heard(stats) != self._heard_before or self._lost_at - self._linked_at >= self._options.silence:
             self._counts_from = self._lost_at
         self._start_resumption(stats)
+
+    def _heed_guard(self, stats: Stats) -> None:
+        """End what the guard has stopped, where an end leaves the domain here; else it is a lost link, which waits for the way to be as it was."""
+        if self._guard.stopped and not (_is_committed(stats) or _is_reported(stats) or self._checkpointed):
+            raise LinkLostError(f"{self._guard.stopped}; {self._where_is_it(stats)}")
 
     def _start_resumption(self, stats: Stats) -> None:
         window = self._window(stats)
@@ -220,6 +230,7 @@ class Session:
 
     def _without_link(self, stats: Stats) -> Ended | None:
         """One look at what has come of the attempts, and at the time."""
+        self._heed_guard(stats)
         deadline = self._counts_from + self._window(stats)
         if self._outcome is None:
             result = self._resumption.result() if self._resumption else None

@@ -16,8 +16,10 @@ if [ ! -e "$package" ] || [ ! -e "$archive" ]; then fail "there is no package to
 work=$(mktemp -d "${TMPDIR:-/tmp}/xensecure-fleet-check.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+# What the package depends on, what the archive is built with, and a host that ansible can work on.
+depends=$(dpkg-deb -f "$package" Depends | tr ',' '\n' | sed -e 's/([^)]*)//; s/|.*//; s/:any//; s/ //g' -e 's/-api-m[a-z]*$//' | sort -u | tr '\n' ',')
 built=gcc,libssl-dev,libzstd-dev,python3-dev,python3-venv
-system=$(base_system fleet "dbus,iproute2,openssh-server,openssl,python3-apt,python3-openssl,python3-pyroute2,systemd-sysv,$built")
+system=$(base_system fleet "${depends}dbus,iproute2,openssh-server,openssl,python3-apt,systemd-sysv,$built")
 say "unpacking the clean system"
 mkdir "$work/root" "$work/wheels"
 tar -x -f "$system" -C "$work/root"

@@ -13,6 +13,8 @@ from tests.fleet.hosts import Fleet, Machine, ssh_options
 # Inside its own mount namespace the machine's disk is the clean system with memory on top.
 BOOT = """\
 set -eu
+# "ip netns exec" has mounted a /sys of the namespace's, in which systemd-nspawn looks for this.
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs {own}
 mkdir {own}/upper {own}/work {own}/root
 mount -t overlay overlay -o lowerdir={root},upperdir={own}/upper,workdir={own}/work {own}/root

@@ -52,6 +52,7 @@ load: setup-test $(ENGINE) ## 20 migrations at once for 10 minutes, every second
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)
 	$(VENV)/mypy
+	$(VENV)/mypy packaging/ansible/roles/xensecure/*/*.py
 	for file in csrc/*.c bench/*.c; do $(CC) $(WARNINGS) -c $$file -o /dev/null || exit 1; done
 
 bench: setup-bench $(ENGINE) ## speed, CPU, memory and start beside ssh, TLS and plain TCP, into build/bench.*; BENCH="--quick"

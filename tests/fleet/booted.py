@@ -13,6 +13,9 @@ from tests.fleet.hosts import Fleet, Machine, ssh_options
 # Inside its own mount namespace the machine's disk is the clean system with memory on top.
 BOOT = """\
 set -eu
+mount -t proc proc /proc
+mkdir -p /run/systemd
+mount -t tmpfs tmpfs /run/systemd
 # "ip netns exec" has mounted a /sys of the namespace's, in which systemd-nspawn looks for this.
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs {own}

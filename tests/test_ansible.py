@@ -154,6 +154,16 @@ def remote_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def test_pair_that_fails_is_named(fleet: Fleet, second: Played) -> None:
+    """Where a host cannot be joined the run fails with the pair and xensecure's own words, although the step itself says nothing."""
+    fleet["hv1"].ctl("forget", "hv3")
+    fleet["hv3"].run("sh", "-c", "kill $(cat /run/xensecured.pid)")
+    played = fleet.play(["hv1", "hv3"], xensecure_forget=False)
+    assert (played.recap["hv1"].failed, played.recap["hv3"].failed) == (1, 0)
+    assert "hv3: xensecurectl: cannot connect to port 8003 of hv3" in played.output
+    assert "xs1:" not in played.output
+
+
 def test_nothing_is_left_for_tokens(fleet: Fleet, first: Played, second: Played) -> None:
     """The key to which tokens were encrypted is gone."""
     assert not [name for name in (*FIRST, "hv4") if fleet[name].path("/var/lib/xensecure/ansible.key").exists()]

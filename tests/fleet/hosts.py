@@ -9,6 +9,7 @@ Each is a network, mount, UTS and process namespace. What it writes below /etc, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -219,6 +220,16 @@ class Machine:
         """The peers that it knows, by name."""
         return {peer["name"]: peer for peer in json.loads(self.ctl("peers", "--json"))}
 
+    def cpu_seconds(self) -> float:
+        """What its processes have used so far, those that have ended included."""
+        space = Path(f"/proc/{self.init}/ns/pid").stat().st_ino
+        ticks = 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "ns/pid").stat().st_ino == space:
+                    ticks += sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))  # utime to cstime of proc(5)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """Switch it off: with its init all of its processes go."""
         if self._process is not None:
@@ -304,6 +315,8 @@ class Fleet:
         own = {
             "ANSIBLE_CONFIG": str(ROLE / "ansible.cfg"),
             "ANSIBLE_HOME": str(self.folder / "ansible"),
+            # Other fleets on this machine have the same addresses: their connections are not ours.
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
             "ANSIBLE_LOG_PATH": str(self.folder / "ansible.log"),
             "ANSIBLE_NOCOLOR": "1",
             "LC_ALL": "C.UTF-8",

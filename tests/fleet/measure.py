@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def say(text: str) -> None:
 def machine() -> str:
     """Where this is measured."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    python = f"Python {platform.python_version()}"
-    return f"{os.cpu_count()} CPUs ({model[1] if model else platform.machine()}), Linux {platform.release()}, {python}"
+    versions = f"Linux {platform.release()}, ansible-core {version('ansible-core')}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} CPUs ({model[1] if model else platform.machine()}), load {os.getloadavg()[0]:.1f}, {versions}"
 
 
 def tasks(log: str) -> dict[str, float]:
@@ -54,6 +55,7 @@ def run(fleet: Fleet, what: str, names: list[str], **variables: object) -> Playe
     log = fleet.folder / "ansible.log"
     log.write_text("")
     before = {name: fleet[name].log() for name in names}
+    hosts = sum(fleet[name].cpu_seconds() for name in names)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     played = fleet.play(names, **variables)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -62,9 +64,9 @@ def run(fleet: Fleet, what: str, names: list[str], **variables: object) -> Playe
     connections = sum(text.count("Accepted publickey") for text in new) / len(names)
     sessions = sum(text.count("Starting session") for text in new) / len(names)
     controller = used.ru_utime + used.ru_stime - children.ru_utime - children.ru_stime
-    say(
-        f"| {len(names)} | {what} | {played.seconds:.1f} | {connections:.0f} | {sessions:.0f} | {controller:.1f} | {sum(played.changed.values())} |"
-    )
+    hosts = sum(fleet[name].cpu_seconds() for name in names) - hosts
+    changes = sum(played.changed.values())
+    say(f"| {len(names)} | {what} | {played.seconds:.1f} | {controller:.1f} | {hosts:.1f} | {connections:.0f} | {sessions:.0f} | {changes} |")
     slow = {name: seconds for name, seconds in tasks(log.read_text()).items() if seconds >= 0.3}
     print("    " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slow.items()), file=sys.stderr)
     return played
@@ -135,7 +137,8 @@ def main() -> int:
         return 1
     say(machine())
     if chosen.counts:
-        say("| hosts | run | s | ssh connections a host | ssh sessions a host | CPU s of the controller | changes |\n|---|---|---|---|---|---|---|")
+        columns = ("hosts", "run", "s", "CPU s, controller", "CPU s, all hosts", "ssh connections a host", "ssh sessions a host", "changes")
+        say(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for count in chosen.counts:
         measure_fleet(count)
     if chosen.host:

@@ -160,7 +160,7 @@ def test_pair_that_fails_is_named(fleet: Fleet, second: Played) -> None:
     fleet["hv3"].run("sh", "-c", "kill $(cat /run/xensecured.pid)")
     played = fleet.play(["hv1", "hv3"], xensecure_forget=False)
     assert (played.recap["hv1"].failed, played.recap["hv3"].failed) == (1, 0)
-    assert "hv3: xensecurectl: cannot connect to port 8003 of hv3" in played.output
+    assert "hv3: xensecurectl: cannot connect to port 8003 (192.0.2.3: Connection refused)" in played.output
     assert "xs1:" not in played.output
 
 

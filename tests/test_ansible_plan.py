@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +30,16 @@ def load() -> ModuleType:
 
 
 plan_module = load()
-plan = plan_module.plan
+
+
+def plan(group: Iterable[str], fleet: Mapping[str, Any], **options: object) -> dict[str, dict[str, list[str]]]:
+    """The plan for hosts by their variables, where a survey is a text."""
+    texts = {
+        name: {**each, "xensecure_survey": {"survey": json.dumps(each["xensecure_survey"])}} if "xensecure_survey" in each else each
+        for name, each in fleet.items()
+    }
+    found: dict[str, dict[str, list[str]]] = plan_module.plan(group, texts, **options)
+    return found
 
 
 def entry(pin: str, *keys: str, age: int = 0) -> dict[str, Any]:

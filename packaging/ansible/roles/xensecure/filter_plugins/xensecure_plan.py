@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,9 @@ class Member:
 
 def member(host: str, variables: Mapping[str, Any]) -> Member:
     """A host by its variables: what the survey found, or else what the inventory says."""
-    survey = variables.get("xensecure_survey") or {}
-    asked = "peers" in survey
+    said = (variables.get("xensecure_survey") or {}).get("survey")
+    asked = bool(said)
+    survey = json.loads(said) if said else {}
     pools = survey["pools"] if asked else variables.get("xensecure_pools", DEFAULT_POOLS)
     return Member(
         host=host,

@@ -32,14 +32,19 @@ def load() -> ModuleType:
 plan_module = load()
 
 
-def plan(group: Iterable[str], fleet: Mapping[str, Any], **options: object) -> dict[str, dict[str, list[str]]]:
-    """The plan for hosts by their variables, where a survey is a text."""
-    texts = {
+def as_said(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """Hosts' variables as ansible has them: a survey is a text."""
+    return {
         name: {**each, "xensecure_survey": {"survey": json.dumps(each["xensecure_survey"])}} if "xensecure_survey" in each else each
         for name, each in fleet.items()
     }
-    found: dict[str, dict[str, list[str]]] = plan_module.plan(group, texts, **options)
+
+
+def plan(group: Iterable[str], fleet: Mapping[str, Any], **options: object) -> dict[str, dict[str, list[str]]]:
+    """The plan for hosts by their variables."""
+    found: dict[str, dict[str, list[str]]] = plan_module.plan(group, as_said(fleet), **options)
     return found
+
 
 
 def entry(pin: str, *keys: str, age: int = 0) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.fleet.hosts import Fleet, Played, why_not
-from tests.test_ansible_plan import host, met, plan
+from tests.test_ansible_plan import as_said, host, met, plan_module
 from xensecure.link.config import Config
 from xensecure.link.peers import LinkKey, Peer, Peers
 from xensecure.proto.messages import Contact
 
-ROUNDS = 7  # of what is measured on one host; the median counts
+ROUNDS = 5  # of what is measured on one host; the median counts
 
 
 def say(text: str) -> None:
@@ -56,14 +56,13 @@ def run(fleet: Fleet, what: str, names: list[str], **variables: object) -> Playe
     log.write_text("")
     before = {name: fleet[name].log() for name in names}
     hosts = sum(fleet[name].cpu_seconds() for name in names)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    controller = children_seconds()
     played = fleet.play(names, **variables)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    controller = children_seconds() - controller
     assert played.status == 0, played.output[-5000:]
     new = [fleet[name].log()[len(before[name]) :] for name in names]
     connections = sum(text.count("Accepted publickey") for text in new) / len(names)
     sessions = sum(text.count("Starting session") for text in new) / len(names)
-    controller = used.ru_utime + used.ru_stime - children.ru_utime - children.ru_stime
     hosts = sum(fleet[name].cpu_seconds() for name in names) - hosts
     changes = sum(played.changed.values())
     say(f"| {len(names)} | {what} | {played.seconds:.1f} | {controller:.1f} | {hosts:.1f} | {connections:.0f} | {sessions:.0f} | {changes} |")
@@ -83,14 +82,22 @@ def measure_fleet(count: int) -> None:
         run(fleet, "one host more", names)
 
 
-def median(work: Callable[[], object]) -> float:
-    """Seconds that something takes."""
-    taken = []
+def children_seconds() -> float:
+    """CPU time of what this process has started and that has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def median(fleet: Fleet, work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that something takes, and the CPU time of all hosts in it."""
+    taken, used = [], []
     for _ in range(ROUNDS):
+        cpu = children_seconds() + sum(machine.cpu_seconds() for machine in fleet.machines)
         start = time.monotonic()
         work()
         taken.append(time.monotonic() - start)
-    return statistics.median(taken)
+        used.append(children_seconds() + sum(machine.cpu_seconds() for machine in fleet.machines) - cpu)
+    return statistics.median(taken), statistics.median(used)
 
 
 def measure_host(count: int) -> None:
@@ -117,11 +124,12 @@ def measure_host(count: int) -> None:
                 "rotate": lambda: one.ctl("rotate", "hv2"),
             }
             for name, work in steps.items():
-                say(f"| {known} | {name} | {median(work):.2f} |")
+                taken, used = median(fleet, work)
+                say(f"| {known} | {name} | {taken:.2f} | {used:.2f} |")
     names = [f"hv{number}" for number in range(count)]
-    for what, fleet_of in (("none paired", {name: host(name) for name in names}), ("all paired", met(*names))):
+    for what, fleet_of in (("none paired", as_said({name: host(name) for name in names})), ("all paired", as_said(met(*names)))):
         start = time.monotonic()
-        plan(fleet_of, fleet_of)
+        plan_module.plan(names, fleet_of)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         say(f"| plan for {count} hosts, {what} | {time.monotonic() - start:.1f} s | {peak:.0f} MiB at most so far |")
 
@@ -142,7 +150,7 @@ def main() -> int:
     for count in chosen.counts:
         measure_fleet(count)
     if chosen.host:
-        say("| peers known | step | s |\n|---|---|---|")
+        say("| peers known | step | s | CPU s, both hosts |\n|---|---|---|---|")
         measure_host(chosen.host)
     return 0
 

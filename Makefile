@@ -6,14 +6,14 @@ export PYTHON
 PYTEST ?= -n 4 --dist loadfile
 VENV := .venv/bin
 ENGINE := xensecure/_engine.abi3.so
-CHECKED := xensecure tests demo bench csrc setup.py $(shell grep -l '^.!/usr/bin/python3' hooks/*)
+CHECKED := xensecure tests demo bench csrc setup.py packaging/ansible $(shell grep -l '^.!/usr/bin/python3' hooks/*)
 # What gcc must be silent about; the engine's own flags stand in csrc/build_engine.py.
 WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyzer
 # libipsec-mb's backend and libzstd's compression too, where their headers are there.
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
+.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions fleet dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -54,6 +54,7 @@ load: setup-test $(ENGINE) ## 20 migrations at once for 10 minutes, every second
 check: setup-test $(ENGINE) ## lint, types, and C warnings as errors
 	$(VENV)/ruff check $(CHECKED)
 	$(VENV)/mypy
+	$(VENV)/mypy packaging/ansible/roles/xensecure/*/*.py
 	for file in csrc/*.c bench/*.c; do $(CC) $(WARNINGS) -c $$file -o /dev/null || exit 1; done
 
 bench: setup-bench $(ENGINE) ## speed, CPU, memory and start beside ssh, TLS and plain TCP, into build/bench.*; BENCH="--quick"
@@ -61,6 +62,9 @@ bench: setup-bench $(ENGINE) ## speed, CPU, memory and start beside ssh, TLS and
 
 bench-instructions: setup-bench ## the engine's instructions under callgrind, beside the recorded ones; BENCH="--record"
 	@$(VENV)/python -m bench.instructions $(BENCH)
+
+fleet: setup-test $(ENGINE) ## what the Ansible role costs, on hosts made of namespaces (as root); FLEET="3 10 --host 1000"
+	@$(VENV)/python -m tests.fleet.measure $(or $(FLEET),3 10)
 
 dist: setup-test ## wheel and source archive, in dist/
 	rm -rf dist/*.whl dist/*.tar.gz build/lib* build/bdist*

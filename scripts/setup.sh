@@ -28,12 +28,12 @@ case $purpose in
 demo) ;;
 fuzz) packages="$packages clang libclang-rt-dev llvm" ;; # libFuzzer, and what its coverage is read with
 test)
-    # Debian's own libraries and build tools, for the run against them; ssh for the tests of 'xensecurectl enroll'; systemd-analyze and
-    # mandoc for those of the units and manual pages.
-    packages="$packages mandoc openssh-client openssh-server systemd xz-utils zstd python3-dev python3-cffi python3-cryptography python3-openssl"
+    # Debian's own libraries and build tools, for the run against them; ssh for the tests of 'xensecurectl enroll' and, with openssl, of the Ansible
+    # role; systemd-analyze and mandoc for those of the units and manual pages.
+    packages="$packages mandoc openssh-client openssh-server openssl systemd xz-utils zstd python3-dev python3-cffi python3-cryptography python3-openssl"
     packages="$packages python3-pyroute2 python3-setuptools python3-wheel rpm zsh"
     # The part of the attack lab that is among the tests.
-    optional="dsniff ettercap-text-only nftables openssl socat sslsplit tcpdump thc-ipv6"
+    optional="dsniff ettercap-text-only nftables socat sslsplit tcpdump thc-ipv6"
     ;;
 attack)
     packages="$packages dsniff ettercap-text-only mitmproxy nftables openssh-client openssh-server openssl python3-pyroute2 socat sslsplit"

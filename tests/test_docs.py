@@ -90,8 +90,8 @@ def test_readme_targets_and_files_exist() -> None:
     for target in targets:
         assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE), target
     for name in ("README.md", "docs/operations.md"):
-        for pattern in re.findall(r"packaging/\S+", text(name)):
-            assert list(ROOT.glob(pattern.strip("`"))), pattern
+        for pattern in re.findall(r"packaging/[\w.@*/-]*[\w*/]", text(name)):
+            assert list(ROOT.glob(pattern)), pattern
     assert blocks(text("README.md"), "install")
 
 

@@ -208,3 +208,20 @@ def test_rpmbuild_accepts_the_spec_file(tmp_path: Path) -> None:
     defines = [word for name in ("_topdir", "_sourcedir", "_srcrpmdir") for word in ("--define", f"{name} {tmp_path}")]
     subprocess.run(["rpmbuild", *defines, "-bs", str(PACKAGING / "rpm/xensecure.spec")], capture_output=True, text=True, check=True)
     assert list(tmp_path.glob(f"xensecure-{__version__}-1*.src.rpm"))
+
+
+def test_packages_have_the_role() -> None:
+    """Both packages bring the Ansible role, the source archive has it, and its README names no variable that it does not have."""
+    assert "packaging/ansible usr/share/xensecure\n" in text("deb/xensecure.install")
+    assert "cp -r packaging/ansible %{buildroot}%{_datadir}/xensecure/\n" in text("rpm/xensecure.spec")
+    assert "recursive-include packaging *\n" in (ROOT / "MANIFEST.in").read_text("utf-8")
+    role = PACKAGING / "ansible/roles/xensecure"
+    variables = set(re.findall(r"^(xensecure_\w+):", (role / "defaults/main.yml").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"`(xensecure_\w+)[:`=]", text("ansible/README.md")))
+    assert named <= variables
+    used = {name for path in [*role.glob("t*/*"), *role.glob("handlers/*")] for name in re.findall(r"\bxensecure_\w+", path.read_text("utf-8"))}
+    made = {"xensecure_plan", "xensecure_collect", "xensecure_pairing"} | set(
+        re.findall(r"register: (\w+)", "".join(path.read_text("utf-8") for path in role.glob("tasks/*")))
+    )
+    assert used - made == variables
+    assert os.access(role / "library/xensecure_pairing.py", os.X_OK)

@@ -1,0 +1,1 @@
+"""Machines for the Ansible role: as many as are wanted, on one."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..link.config import Config, HostOptions, is_address, with_option
+from ..link.config import Config, HostOptions, with_option
 from ..link.identity import load_credentials
+from ..link.keys import is_address
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto.errors import LinkError, PeerError, Reason, RefusedError, StateError, UsageError

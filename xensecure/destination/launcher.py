@@ -12,6 +12,7 @@ import stat
 
 from ..link import hardening, store
 from ..link.config import Config
+from ..link.events import Event, Events
 from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
@@ -43,6 +44,7 @@ class Launcher:
         self._keepers: dict[int, int] = {}  # process id: slot
         self._served: dict[int, int] = {}  # process id: that of its receiver
         self._accepting = Accepting(PROGRAM)
+        self._events = Events(config, PROGRAM)
 
     def run(self) -> None:
         """Serve until SIGTERM; the keepers go on by themselves."""
@@ -53,6 +55,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: stopping.append(number))
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGUSR1, self._say_status)
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
@@ -64,6 +67,10 @@ class Launcher:
             self._reap()
             if listener.fileno() in ready:
                 self._accept(listener)
+
+    def _say_status(self, _number: int, _frame: object) -> None:
+        taken = self._slots[:]
+        say(PROGRAM, f"{taken.count(2)} migrations arrive here, {taken.count(1)} more receivers are connected")
 
     def _listen(self) -> socket.socket:
         given = inherited_sockets()
@@ -100,13 +107,16 @@ class Launcher:
                     say(PROGRAM, f"process {pid} of root connected, and is no receiver; was a second xensecure-launcher started?")
                     return
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted to be a receiver; only user {self._user} and group {self._group} may")
+                self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"process {pid} of user {uid} wanted to be a receiver")
                 return
             if list(self._served.values()).count(pid) >= _PER_RECEIVER:
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted more sessions; a receiver has one")
+                self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"process {pid} of user {uid} wanted more sessions")
                 return
             slot = self._slots.find(b"\0")
             if slot < 0:
                 say(PROGRAM, "too many receivers at once; one was turned away")
+                self._events.emit(Event.TURNED_AWAY, why="too many receivers at once")
                 return
             self._slots[slot] = 1
             try:
@@ -128,6 +138,7 @@ class Launcher:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, lambda _number, _frame: None)  # not SIG_IGN: xl would inherit that
             Keeper(Packets(sock), config=self._config, own_pin=self._own_pin, take_slot=lambda: self._take_slot(slot)).run()
             status = 0
         except XensecureError as error:

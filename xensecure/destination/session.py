@@ -6,11 +6,14 @@ import contextlib
 import math
 import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from ..link.config import Config
+from ..link.engine import Lost
+from ..link.events import Event, Events
 from ..link.hooks import Outcome, Role
 from ..link.journal import Journal
 from ..link.live import Live
@@ -45,6 +48,7 @@ class Session:
         session_id: bytes,
         hooks: SessionHooks,
         peer: str,
+        events: Events,
     ) -> None:
         self._packets = packets
         self._receive = receive
@@ -53,6 +57,8 @@ class Session:
         self._journal = journal
         self._id = session_id
         self._hooks = hooks
+        self._events = events
+        self._passes = 0
         self._refused = False
         self._plug: Plug | None = None
         self._domain = ""
@@ -62,7 +68,7 @@ class Session:
         self._heard: set[Milestone] = set()
         self._lost = ""
         self._start = time.monotonic()
-        self._interruptions = self._resumptions = 0
+        self._interruptions = self._resumptions = self._lanes_lost = 0
         self._end: Exit | None = None
         self._fence_at = math.inf
         self._last_words = b""
@@ -71,6 +77,8 @@ class Session:
         give = self._give_lane
         self._door = Door(session_id, peer=peer, most=config.lanes - 1, give=give, watch=self._watch, unwatch=self._unwatch)
         self._live = Live(config.run, session_id, role=Role.DESTINATION, peer=peer)
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: say(PROGRAM, self._live.shown.line))
+        events.emit(Event.SESSION_STARTED, request=" ".join(request.arguments()))
 
     def _give_lane(self, packet: bytes, descriptor: int) -> None:
         self._packets.send(packet, (descriptor,))
@@ -108,6 +116,7 @@ class Session:
         outcome = self._outcome()
         self._door.close()
         self._live.close()
+        self._tell_end()
         return outcome
 
     def _patience(self) -> float | None:
@@ -162,6 +171,7 @@ class Session:
                 self._receiver_gone("the receiver ended")
         except (ProtocolError, SystemFailure) as error:
             say(PROGRAM, f"SECURITY: the receiver of session {self._id.hex()} sent nonsense: {error}")
+            self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"sent nonsense: {error}")
             self._receiver_gone("the receiver sent nonsense")
 
     def _take(self, packet: bytes, descriptors: list[int]) -> None:
@@ -195,6 +205,7 @@ class Session:
         self._refused = True
         self._lost = str(refusal)
         self._record("refused", by="launcher", why=self._lost)
+        self._events.emit(Event.REFUSED, cause=refusal.reason.name.lower(), why=self._lost)
         self._receive.forget_stdin()
         with contextlib.suppress(SystemFailure):
             self._packets.send(launcher.push_refused(refusal.reason, self._lost))
@@ -204,13 +215,18 @@ class Session:
         self._bytes = max(self._bytes, note.stream_bytes)
         if note.domain:
             self._domain = note.domain
+            self._events.knows(domain=note.domain)
+        self._passes = note.memory.number
         if note.milestone in (Milestone.INTERRUPTED, Milestone.RESUMED):
             self._interrupted(note)
+        elif note.milestone is Milestone.LANE_LOST:
+            self._lane_lost(note)
         elif note.milestone is Milestone.INPUT_ENDED:
             self._end_input()
         elif note.milestone is not Milestone.PROGRESS:
             self._reached(note)
         self._live.update(
+            note.memory,
             domain=self._domain,
             phase=self._went.name.lower(),
             bytes=self._bytes,
@@ -227,9 +243,16 @@ class Session:
             return  # a receiver that was taken over must not fill log and journal
         if interrupted:
             say(PROGRAM, f"session {self._id.hex()}: its link is lost ({note.why}); waiting for the source")
+            self._events.emit(Event.LINK_LOST, cause=_cause(note), why=note.why)
         else:
             say(PROGRAM, f"session {self._id.hex()}: goes on over a new link")
+            self._events.emit(Event.LINK_RESUMED, resumptions=self._resumptions)
         self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
+
+    def _lane_lost(self, note: Note) -> None:
+        self._lanes_lost += 1
+        if self._lanes_lost <= limits.INTERRUPTIONS_MAX:
+            self._events.emit(Event.LANE_LOST, cause=_cause(note), why=note.why)
 
     def _reached(self, note: Note) -> None:
         if note.milestone in self._heard:
@@ -246,6 +269,9 @@ class Session:
         elif note.milestone is Milestone.LOST:
             self._lost = self._lost or note.why
             fields["why"] = note.why
+        if note.milestone <= Milestone.REPORT:
+            status = note.status if note.milestone is Milestone.REPORT else ""
+            self._events.emit(Event.PHASE, phase=note.milestone.name.lower(), bytes=note.stream_bytes, status=status)
         if note.milestone is Milestone.GO:
             self._note_go(fields)
         else:
@@ -332,7 +358,9 @@ class Session:
         xl.kill_helpers(self._receive)
         self._end = Exit.from_returncode(self._receive.process.wait())
         if self._receive.process.returncode < 0:
-            say(PROGRAM, xl.tidy_up(self._end, self._domain, self._config, started=self._went >= Milestone.GO))
+            done = xl.tidy_up(self._end, self._domain, self._config, started=self._went >= Milestone.GO)
+            say(PROGRAM, done)
+            self._events.emit(Event.XL_KILLED, why=done)
         with contextlib.suppress(SystemFailure):
             self._packets.send(launcher.push_exited(self._end))
 
@@ -353,6 +381,23 @@ class Session:
             resumptions=self._resumptions,
         )
         return f"domain {self._domain or '?'} {words} ({end}); session {self._id.hex()}"
+
+    def _tell_end(self) -> None:
+        outcome, why = self._judge()
+        seconds = time.monotonic() - self._start
+        self._events.emit(
+            Event.SESSION_ENDED,
+            outcome=outcome.label,
+            state=self._state(outcome)[0].words,
+            why=why,
+            bytes=self._bytes,
+            seconds=round(seconds, 3),
+            rate=round(self._bytes / seconds),
+            resumptions=self._resumptions,
+            passes=self._passes,
+        )
+        if outcome is Outcome.UNKNOWN:
+            self._events.emit(Event.OUTCOME_UNKNOWN, why=why)
 
     def _judge(self) -> tuple[Outcome, str]:
         """How it has ended, and why not well."""
@@ -384,3 +429,8 @@ class Session:
         """Run what the operator wants to be run when all is over."""
         outcome, why = self._judge()
         self._hooks.over(outcome, why, domain=self._domain, stream_bytes=self._bytes)
+
+
+def _cause(note: Note) -> str:
+    """Why a link was lost, in one word, by the receiver's."""
+    return Lost(note.status).name.lower() if note.status in Lost.__members__.values() else "unknown"

@@ -24,7 +24,6 @@ DEFAULT_PATH = "/etc/xensecure/xensecure.toml"
 ENVIRONMENT = "XENSECURE_CONFIG"
 # A peer's file has its name, and ".", ".peer" and ".xxxxxxxx.tmp" around it while it is written: 255 bytes at most (NAME_MAX of limits.h).
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,229}")
-
 WILDCARDS = ("::", "0.0.0.0")  # noqa: S104 - a receiver is there to be reached; who may send is proved, not addressed
 # An IP address (with a scope, as getaddrinfo(3) takes it) or a name that can be resolved; so nothing odd gets into tokens and logs.
 ADDRESS_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,32})?")
@@ -79,6 +78,8 @@ class Config:
     lanes: int = limits.LANES_MAX
     cipher: str = "auto"
     hook_timeout: int = int(limits.HOOK_SECONDS)
+    events: str = "journal"
+    metrics: str = "off"
     defaults: HostOptions = field(default_factory=HostOptions)
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
@@ -111,6 +112,10 @@ def _absolute(value: Any) -> str:
     if not _text(value).startswith("/"):
         raise ValueError
     return str(value)
+
+
+def _absolute_or(*words: str) -> Callable[[Any], str]:
+    return lambda value: str(value) if value in words else _absolute(value)
 
 
 def _path(value: Any) -> Path:
@@ -260,6 +265,10 @@ SCHEMA: dict[str, dict[str, _Key]] = {
     },
     "engine": {"cipher": _Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", _one_of("auto", "libcrypto", "ipsec-mb"))},
     "hooks": {"timeout": _Key("hook_timeout", "seconds, 1 to 600", _between(1, 600))},
+    "log": {
+        "events": _Key("events", "'journal', 'off' or an absolute path", _absolute_or("journal", "off")),
+        "metrics": _Key("metrics", "'off' or an absolute path", _absolute_or("off")),
+    },
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError, RefusedError
+from ..proto.errors import AuthenticationError, Cause, ConnectError, LinkLostError, ProtocolError, RefusedError
 from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, State
 from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
@@ -162,7 +162,8 @@ def _flush(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> Non
 def _ended(handshake: SourceHandshake | DestinationHandshake) -> AuthenticationError | LinkLostError:
     if handshake.state is State.WAIT_DESTINATION_PROOF:
         return AuthenticationError(
-            "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why"
+            "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why",
+            cause=Cause.NOT_ACCEPTED,
         )
     if isinstance(handshake, DestinationHandshake):
         return LinkLostError("the source went away during the key exchange ('xensecurectl doctor' does that)")

@@ -24,12 +24,13 @@ from typing import Any
 from ..proto.errors import StateError
 from ..proto.messages import OutcomeState
 from . import store
-from .hooks import Role
+from .roles import Role
 
 # Set aside before a session begins: its lines are some 2 KiB, and others may be writing theirs. One that has begun can then always say that GO came.
 RESERVE_BYTES = 1 << 16
 # A session that is asked about is of this week; 8 MiB are some 4000 sessions.
 ROTATE_BYTES = 8 << 20
+RECENT_SECONDS = 86400.0  # who is paged at night asks for what has happened since
 # Of a file that was never rotated, the newest part is read.
 _READ_BYTES = 64 << 20
 _LINE_MAX = 1 << 16  # bytes; ours are some hundred

@@ -9,7 +9,7 @@ from ..link.config import Config, HostOptions
 from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, frames_after, run_handshake
 from ..link.engine import compiled_features, find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
-from ..proto.errors import AuthenticationError, ProtocolError, RefusedError, StateError, UsageError
+from ..proto.errors import AuthenticationError, Cause, ProtocolError, RefusedError, StateError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
 from ..proto.keyschedule import KeySchedule
 from ..proto.messages import Feature, FrameType, Purpose, Refusal, SourceHello
@@ -78,13 +78,13 @@ def establish(
         handshake.prove(key)
         run_handshake(wire, handshake, State.CONFIRMED)
         if handshake.schedule is None:
-            raise AuthenticationError("confirmed without a key schedule")
+            raise AuthenticationError("confirmed without a key schedule", cause=Cause.MALFORMED)
         channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule), cipher=cipher)
         return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name, features=handshake.features)
     except BaseException as error:
         sock.close()
         if isinstance(error, AuthenticationError) and error.impostor:
-            raise AuthenticationError(f"SECURITY: {answerer}: {error}", impostor=True) from None
+            raise AuthenticationError(f"SECURITY: {answerer}: {error}", impostor=True, cause=error.cause) from None
         raise
 
 
@@ -104,7 +104,7 @@ def reach(
     """
     tried: set[bytes] = set()
     peer: Peer | None = route.peer
-    refused = AuthenticationError(f"{route.peer.name} was forgotten here meanwhile")
+    refused = AuthenticationError(f"{route.peer.name} was forgotten here meanwhile", cause=Cause.KEY_REPLACED)
     while peer is not None and (untried := [link_key for link_key in peer.keys if link_key.id not in tried]):
         try:
             for link_key in reversed(untried):

@@ -1,0 +1,346 @@
+"""Events: every one is documented and has the fields that its kind names; they reach journald's protocol and files; nothing is held up by them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pair import Host, Pair, command, transports, wait_for
+from tests.test_docs import code, rows, section, text
+from tests.wires import Wires
+from tests.xl.hosts import Fault, Point
+from tests.xl.stream import StreamSpec, make_stream
+from xensecure.link import events
+from xensecure.link.config import Config, load_config
+from xensecure.link.events import COMMON, Event, Events
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = '[log]\nevents = "{}"\n'
+SHORT = "[defaults]\nkeepalive = 1\nsilence = 2\n"
+# Kinds that what is built beside this calls.
+FOR_OTHERS = {"POLICY_REFUSED", "NEIGHBOUR_ALARM"}
+
+
+# ---- the kinds
+
+
+def emitted() -> Iterator[tuple[str, str, set[str]]]:
+    """Every event that the code emits: where, which kind, with which fields."""
+    for path in sorted((ROOT / "xensecure").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "emit":
+                kinds = [part.attr for part in ast.walk(node.args[0]) if isinstance(part, ast.Attribute) and part.attr in Event.__members__]
+                for kind in kinds or [""]:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", kind, {keyword.arg or "**" for keyword in node.keywords}
+
+
+def test_events_have_the_fields_of_their_kind() -> None:
+    """Every event is emitted with its kind's fields and common ones alone, and every kind is emitted somewhere."""
+    found = list(emitted())
+    assert len(found) > 20
+    for where, kind, fields in found:
+        if kind:
+            assert fields <= {*Event[kind].value.fields, *COMMON}, where
+    told = {kind for _, kind, _ in found} | set(re.findall(r"Event\.(HOOK_\w+)", (ROOT / "xensecure/link/hooks.py").read_text()))
+    assert set(Event.__members__) - told <= FOR_OTHERS
+
+
+def test_message_ids() -> None:
+    """128 bits each, no two the same, and version 4 as systemd-id128 makes them."""
+    ids = [kind.value.id for kind in Event]
+    assert len(set(ids)) == len(ids)
+    for each in ids:
+        assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", each), each
+
+
+def test_the_page_has_every_kind() -> None:
+    """docs/events.md names each kind with its id, priority and fields, and the common fields."""
+    page = text("docs/events.md")
+    table = [cells for cells in rows(section(page, "## Kinds")) if len(cells) == 5]
+    listed = {code(name)[0]: (int(priority), set(code(fields)), code(each)[0]) for name, priority, _, fields, each in table}
+    assert listed == {kind.value.name: (kind.value.priority, set(kind.value.fields), kind.value.id) for kind in Event}
+    common = {code(name)[0] for name, *_ in rows(section(page, "## Fields of every event"))}
+    assert common >= set(COMMON)
+
+
+# ---- where they go
+
+
+def config(folder: Path, where: str) -> Config:
+    """A configuration whose events go there."""
+    (folder / "state").mkdir(mode=0o700, exist_ok=True)
+    return replace(Config(path="", name="hv1"), state=folder / "state", run=folder / "run", events=where)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The events of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def fields(datagram: bytes) -> dict[str, str]:
+    """An entry as journald reads it: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, without values that have a line feed."""
+    assert datagram.endswith(b"\n")
+    pairs = [line.partition("=") for line in datagram.decode().splitlines()]
+    assert all(equals and re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name) for name, equals, _ in pairs)
+    return {name: value for name, _, value in pairs}
+
+
+def test_journald_gets_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One datagram an event: MESSAGE, MESSAGE_ID, PRIORITY and a field for each of ours; a line feed of a peer's makes no field."""
+    monkeypatch.setattr(events, "JOURNAL_SOCKET", str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        told = Events(config(tmp_path, "journal"), "xensecure", "source")
+        told.knows(peer="hv2", session="")
+        told.emit(Event.LINK_LOST, cause="reset", why="a\nMESSAGE_ID=b")
+        entry = fields(journald.recv(1 << 16))
+    assert entry["MESSAGE_ID"] == Event.LINK_LOST.value.id
+    assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("4", "xensecure-event")
+    ours = {name.removeprefix("XENSECURE_"): value for name, value in entry.items() if name.startswith("XENSECURE_")}
+    assert ours == {
+        "EVENT": "link-lost",
+        "PROGRAM": "xensecure",
+        "HOST": "hv1",
+        "ROLE": "source",
+        "PEER": "hv2",
+        "CAUSE": "reset",
+        "WHY": ours["WHY"],
+    }
+    assert ours["WHY"].startswith("a")
+    assert entry["MESSAGE"].startswith('link-lost role="source" peer="hv2" cause="reset" why="a')
+
+
+def test_a_journald_that_does_not_read_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where journald has gone, or takes no more, events are dropped at once."""
+    monkeypatch.setattr(events, "JOURNAL_SOCKET", str(tmp_path / "socket"))
+    told = Events(config(tmp_path, "journal"), "xensecure", counts=False)
+    told.emit(Event.PAIRED)
+    start = time.monotonic()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        for _ in range(2000):
+            told.emit(Event.PAIRED)
+    told.emit(Event.PAIRED)
+    assert time.monotonic() - start < 5
+
+
+def test_a_file_gets_json_lines(tmp_path: Path) -> None:
+    """A line an event, also behind one that a full disk has cut short; a file that has grown long is moved to the one of before."""
+    path = tmp_path / "events.jsonl"
+    told = Events(config(tmp_path, str(path)), "xensecure", counts=False)
+    told.emit(Event.PAIRED, peer="hv2")
+    path.write_bytes(path.read_bytes() + b'{"time": "2026')
+    told.emit(Event.FORGOTTEN, peer="ä\n")
+    first, cut, last = path.read_text().splitlines()
+    assert cut == '{"time": "2026'
+    assert {**json.loads(first), "time": 0} == {
+        "time": 0, "event": "paired", "message_id": Event.PAIRED.value.id, "priority": 5,
+        "program": "xensecure", "host": "hv1", "peer": "hv2",
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", json.loads(last)["time"])
+    assert json.loads(last)["peer"].startswith("ä")
+    assert path.stat().st_mode & 0o777 & ~0o640 == 0
+
+
+def test_a_long_file_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever knocks at the port for ever fills two files, not the disk."""
+    monkeypatch.setattr(events, "_FILE_MAX", 1000)
+    path = tmp_path / "events.jsonl"
+    told = Events(config(tmp_path, str(path)), "xensecure", counts=False)
+    for number in range(100):
+        told.emit(Event.PAIRED, peer=str(number))
+    older = path.with_name("events.jsonl.1")
+    assert sorted(each.name for each in tmp_path.glob("events*")) == ["events.jsonl", "events.jsonl.1"]
+    assert older.stat().st_size < 1500
+    assert [int(line["peer"]) for line in lines(older) + lines(path)][-1] == 99
+
+
+def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder that is not there, a link, a FIFO that nobody reads: one line, and everything goes on."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("no/folder", "link", "fifo"):
+        told = Events(config(tmp_path, str(tmp_path / name)), "xensecure", counts=False)
+        for _ in range(3):
+            told.emit(Event.PAIRED)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("no events are written there, see [log] events" in line for line in said)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can put a socket in journald's place")
+def test_a_command_finds_journalds_socket(tmp_path: Path) -> None:
+    """With nothing configured an event goes to the socket where journald has it, here in a mount namespace of the command's own."""
+    host = Host(tmp_path, "hv1")
+    host.ctl("init")
+    place = tmp_path / "journal"
+    place.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(place / "socket"))
+        made = Path("/run/systemd/journal")
+        script = f'mount -t tmpfs none /run && mkdir -p {made} && mount --bind "$1" {made} && shift && exec "$@"'
+        words = ["unshare", "--mount", "sh", "-c", script, "sh", str(place), command("xensecurectl"), "join", "xs1:nonsense"]
+        assert subprocess.run(words, env=host.environment(), capture_output=True, check=False).returncode == 13
+        journald.setblocking(False)  # noqa: FBT003
+        with pytest.raises(BlockingIOError):
+            journald.recv(1 << 16)  # a token that is none is nobody who has failed to prove anything
+        emit = (
+            "from xensecure.link.config import load_config; from xensecure.link.events import Event, Events\n"
+            "Events(load_config(), 'xensecurectl').emit(Event.FORGOTTEN, peer='hv9')"
+        )
+        words[7:] = [str(Path(command("python"))), "-c", emit]
+        subprocess.run(words, env=host.environment(), check=True)
+        assert fields(journald.recv(1 << 16))["XENSECURE_PEER"] == "hv9"
+
+
+# ---- two hosts
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 MiB in three passes."""
+    return make_stream(tmp_path_factory.mktemp("stream") / "web1.stream", StreamSpec(24, seed=7, passes=2))
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two hosts whose events go to files."""
+    folder = tmp_path_factory.mktemp("events")
+    extra = [f"{LOG.format(folder / name)}{SHORT}" for name in ("hv1", "hv2")]
+    window = "window = 4194304\n"
+    with Pair(source_extra=extra[0], destination_extra=window + extra[1], resume_window=3) as made:
+        yield made
+
+
+def told(host: Host) -> list[dict[str, Any]]:
+    """The events of a host."""
+    return lines(Path(load_config(str(host.config)).events))
+
+
+@pytest.fixture
+def pair(logged: Pair, stream: Path) -> Iterator[Pair]:
+    """The two hosts without a past, and the domain web1 on the source."""
+    logged.reset()
+    for host in (logged.source, logged.destination):
+        Path(load_config(str(host.config)).events).unlink(missing_ok=True)
+    logged.source.xen.create_domain("web1", stream)
+    yield logged
+    wait_for(logged.quiet, "the session's processes to end", 20)
+
+
+def names(host: Host) -> list[str]:
+    """The kinds of a host's events, a phase with its name."""
+    return [entry["event"] if entry["event"] != "phase" else entry["phase"] for entry in told(host)]
+
+
+def test_a_migration(pair: Pair, stream: Path) -> None:
+    """Both hosts tell the same session from start to end, with what it was and how it went."""
+    assert pair.migrate("web1", "-e").wait().status == 0
+    wait_for(lambda: "session-ended" in names(pair.destination), "the end")
+    for host, role, peer in ((pair.source, "source", "hv2"), (pair.destination, "destination", "hv1")):
+        assert names(host) == ["session-started", "domain", "ready", "go", "report", "session-ended"]
+        first, *_, report, last = told(host)
+        assert {entry["session"] for entry in told(host)} == {first["session"]}
+        assert (last["role"], last["peer"], last["domain"], last["outcome"], last["state"]) == (role, peer, "web1", "success", "reported")
+        assert report["status"] == 0
+        assert first["request"] == "migrate-receive -e"
+        assert last["bytes"] > stream.stat().st_size
+        assert last["passes"] == 3
+        assert last["rate"] == pytest.approx(last["bytes"] / last["seconds"], rel=0.05)
+        assert "why" not in last
+
+
+def test_a_hook_refuses(pair: Pair) -> None:
+    """The hook's no is told by whoever ran it, and the refusal by both hosts."""
+    pair.destination.add_hook("pre-receive", "window", "#!/bin/sh\necho not now\nexit 1\n")
+    assert pair.migrate("web1").wait().status != 0
+    wait_for(lambda: "session-ended" in names(pair.destination), "the end")
+    assert names(pair.destination) == ["session-started", "domain", "hook-refused", "refused", "session-ended"]
+    by_hook = next(entry for entry in told(pair.destination) if entry["event"] == "hook-refused")
+    assert (by_hook["point"], by_hook["hook"], by_hook["why"], by_hook["domain"]) == ("pre-receive", "window", "not now", "web1")
+    refused, ended = told(pair.source)[-2:]
+    assert (refused["event"], refused["cause"]) == ("refused", "not_allowed")
+    assert (ended["outcome"], ended["state"]) == ("failed", "not cleared")
+    assert "not now" in ended["why"]
+
+
+def test_a_lost_link(pair: Pair) -> None:
+    """A link that is cut and made anew stands at both hosts between start and end."""
+    with Wires(pair.destination.port) as wires:
+        pair.destination.xen.set_fault(Fault.RESTORE_AT, 9_000_000)
+        pair.destination.xen.set_hold(Point.RESTORE)
+        running = pair.migrate("web1", "-e", transport=f"-p {wires.port}")
+        pair.destination.xen.wait_held(Point.RESTORE)
+        wires.cut_last()
+        wait_for(lambda: "link-resumed" in names(pair.source), "the new link")
+        pair.destination.xen.release(Point.RESTORE)
+        assert running.wait().status == 0
+    wait_for(lambda: "session-ended" in names(pair.destination), "the end")
+    for host in (pair.source, pair.destination):
+        assert names(host)[:4] == ["session-started", "domain", "link-lost", "link-resumed"]
+        lost = next(entry for entry in told(host) if entry["event"] == "link-lost")
+        assert lost["cause"] in ("closed", "reset", "replaced")
+        assert told(host)[-1]["resumptions"] == 1
+
+
+def test_nobody_knows_the_outcome(pair: Pair) -> None:
+    """A source that is killed tells nothing any more; one that is stopped behind GO says that nobody knows, and later what the destination said."""
+    pair.destination.xen.set_hold(Point.UNPAUSE)
+    running = pair.migrate("web1", "-e")
+    pair.destination.xen.wait_held(Point.UNPAUSE)
+    (transport,) = transports(running.pid)
+    wait_for(lambda: "go" in names(pair.source), "GO")
+    os.kill(transport, 15)
+    assert running.wait().status != 0
+    wait_for(lambda: "outcome-unknown" in names(pair.source), "the end")
+    assert told(pair.source)[-2]["outcome"] == "unknown"
+    assert told(pair.source)[-1]["priority"] == 2
+    pair.destination.xen.release(Point.UNPAUSE)
+    pair.destination.last_end()
+
+
+def test_pairing_and_strangers(pair: Pair) -> None:
+    """A rotation is told by both; a host that is forgotten is a stranger to the other, and each tells why it was not let in."""
+    pair.source.ctl("rotate", "hv2")
+    assert names(pair.source) == names(pair.destination) == ["rotated"]
+    pair.destination.ctl("forget", "hv1")
+    assert pair.migrate("web1").wait().status != 0
+    assert names(pair.destination) == ["rotated", "forgotten", "authentication-failed"]
+    failed = told(pair.destination)[-1]
+    assert (failed["cause"], failed["address"], failed["program"]) == ("unknown_key", "127.0.0.1", "xensecure-launcher")
+    assert names(pair.source) == ["rotated", "authentication-failed", "session-ended"]
+    assert told(pair.source)[1]["cause"] == "not_accepted"
+    assert told(pair.source)[-1]["outcome"] == "failed"
+    pair.source.ctl("forget", "hv2")
+    pair.source.ctl("join", pair.destination.invite())
+    assert names(pair.source)[-1] == names(pair.destination)[-1] == "paired"
+
+
+def test_no_secret_is_told(pair: Pair) -> None:
+    """Neither token nor link key stands in an event."""
+    token = pair.destination.invite()
+    pair.source.ctl("forget", "hv2")
+    pair.destination.ctl("forget", "hv1")
+    pair.source.ctl("join", token)
+    assert pair.migrate("web1", "-e").wait().status == 0
+    pair.destination.last_end()
+    said = "".join(json.dumps(told(host)) for host in (pair.source, pair.destination))
+    secrets = [token, token.split(":")[1]]
+    for host, peer in ((pair.source, "hv2"), (pair.destination, "hv1")):
+        raw = (host.state / f"peers/{peer}.peer").read_bytes().partition(b"\n")[2]
+        assert len(raw) >= 32
+        secrets += [raw[start : start + 32].hex() for start in range(len(raw) - 31)]
+    assert not [secret for secret in secrets if secret in said]

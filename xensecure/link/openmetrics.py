@@ -17,6 +17,7 @@ from .counters import FAMILIES, ROLES, Family, Labels, read_counts, write_aside
 from .journal import CLEARED, RECENT_SECONDS, UNKNOWN, Record, records
 from .live import LiveSession, live_sessions
 
+_READ_SECONDS = 7 * 86400.0  # of the journal: a session of the last day has begun by then, and older lines cost nothing
 _STATES = ("running", "reconnecting")
 SESSIONS = Family("sessions", "Migrations that run now.", ("role", "state"), tuple((role, state) for role in ROLES for state in _STATES), "gauge")
 RATE = Family("stream_bytes_per_second", "Rate of all migrations that run now.", ("role",), tuple((role,) for role in ROLES), "gauge")
@@ -37,7 +38,7 @@ def render(config: Config) -> str:
     counts = read_counts(config.state)
     live = live_sessions(config.run)
     parts = [_family(family, counts[family.name]) for family in FAMILIES]
-    parts += [_family(family, values) for family, values in _gauges(live, records(config.state)).items()]
+    parts += [_family(family, values) for family, values in _gauges(live, records(config.state, time.time() - _READ_SECONDS)).items()]
     return "".join(parts) + "# EOF\n"
 
 
@@ -55,8 +56,8 @@ def _gauges(live: list[LiveSession], found: list[Record]) -> Mapping[Family, Map
 
 
 def _is_unresolved(record: Record) -> bool:
-    unknown = not record.ended or (record.state in (CLEARED, UNKNOWN) and record.peer_word is None)
-    return unknown and record.last >= time.time() - RECENT_SECONDS
+    unknown = record.started and record.peer_word is None and (not record.ended or record.state in (CLEARED, UNKNOWN))
+    return bool(unknown) and record.last >= time.time() - RECENT_SECONDS
 
 
 def _family(family: Family, values: Mapping[Labels, float]) -> str:

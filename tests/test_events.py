@@ -307,6 +307,37 @@ def test_a_lost_link(pair: Pair) -> None:
         assert told(host)[-1]["resumptions"] == 1
 
 
+def test_a_lost_lane(pair: Pair) -> None:
+    """One connection of two that is cut is told by both hosts, and no link is lost."""
+    with Wires(pair.destination.port) as wires:
+        pair.destination.xen.set_fault(Fault.RESTORE_AT, 9_000_000)
+        pair.destination.xen.set_hold(Point.RESTORE)
+        running = pair.migrate("web1", "-e", transport=f"-v -o lanes=2 -p {wires.port}")
+        pair.destination.xen.wait_held(Point.RESTORE)
+        wait_for(lambda: "xensecure: 2 connections" in running.stderr(), "the second connection")
+        wires.cut_last()
+        for host in (pair.source, pair.destination):
+            wait_for(lambda host=host: "lane-lost" in names(host), "the loss")  # type: ignore[misc]
+            assert next(entry for entry in told(host) if entry["event"] == "lane-lost")["cause"] in ("closed", "reset")
+        pair.destination.xen.release(Point.RESTORE)
+        assert running.wait().status == 0
+    assert "link-lost" not in names(pair.source)
+
+
+def test_xl_is_killed(pair: Pair) -> None:
+    """What becomes of the copy that a killed xl leaves is told, and that the domain did not arrive."""
+    pair.destination.xen.set_fault(Fault.RESTORE_AT, 9_000_000)
+    pair.destination.xen.set_hold(Point.RESTORE)
+    running = pair.migrate("web1", "-e")
+    pair.destination.xen.wait_held(Point.RESTORE)
+    os.kill(pair.destination.session().xl, 9)
+    assert running.wait().status != 0
+    wait_for(lambda: "session-ended" in names(pair.destination), "the end")
+    killed = next(entry for entry in told(pair.destination) if entry["event"] == "xl-killed")
+    assert "'xl destroy web1--incoming' ended with status" in killed["why"]
+    assert told(pair.destination)[-1]["outcome"] == "failed"
+
+
 def test_nobody_knows_the_outcome(pair: Pair) -> None:
     """A source that is killed tells nothing any more; one that is stopped behind GO says that nobody knows, and later what the destination said."""
     pair.destination.xen.set_hold(Point.UNPAUSE)

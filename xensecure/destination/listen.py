@@ -56,7 +56,7 @@ def serve_connection(sock: socket.socket, config: Config, credentials: Credentia
             peer = receiver.peer or peer
     except XensecureError as error:
         if isinstance(error, AuthenticationError) and error.cause is not Cause.NOT_ACCEPTED:  # the launcher has not heard of it
-            Events(config, PROGRAM, Role.DESTINATION, counts=False).emit(
+            Events(config, PROGRAM, Role.DESTINATION, confined=True).emit(
                 Event.AUTHENTICATION_FAILED, address=address, cause=error.cause, why=str(error)
             )
         if isinstance(error, AuthenticationError) and error.impostor:
@@ -93,7 +93,7 @@ class Listener:
         self._credentials = load_credentials(config)
         self._children: dict[int, _Child] = {}
         self._accepting = Accepting(PROGRAM)
-        self._events = Events(config, PROGRAM, counts=False)
+        self._events = Events(config, PROGRAM, confined=True)
         self._stopping = False
 
     def run(self) -> None:

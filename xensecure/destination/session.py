@@ -269,13 +269,13 @@ class Session:
         elif note.milestone is Milestone.LOST:
             self._lost = self._lost or note.why
             fields["why"] = note.why
-        if note.milestone <= Milestone.REPORT:
-            status = note.status if note.milestone is Milestone.REPORT else ""
-            self._events.emit(Event.PHASE, phase=note.milestone.name.lower(), bytes=note.stream_bytes, status=status)
         if note.milestone is Milestone.GO:
             self._note_go(fields)
         else:
             self._record(note.milestone.name.lower(), **fields)
+        if note.milestone <= min(self._went, Milestone.REPORT):  # last: xl waits for GO; and not of one that is not delivered
+            status = note.status if note.milestone is Milestone.REPORT else ""
+            self._events.emit(Event.PHASE, phase=note.milestone.name.lower(), bytes=note.stream_bytes, status=status)
 
     def _note_go(self, fields: dict[str, object]) -> None:
         """Write it down, and let the receiver deliver it then; or end the session: what the journal has not, xl must not get (S7)."""

@@ -82,14 +82,15 @@ _ONE = {
 Counts = dict[str, dict[Labels, float]]
 
 
-def count(state: Path, event: str, entry: Mapping[str, str | int | float]) -> None:
-    """Count one event; StateError or OSError if that cannot be done now. ``event``: its name; ``entry``: its fields."""
+def count(state: Path, event: str, entry: Mapping[str, str | int | float]) -> bool:
+    """Count one event; whether there was something to count. StateError or OSError if that cannot be done now.
+
+    ``event``: its name; ``entry``: its fields.
+    """
     changes = list(_changes(event, entry))
-    if not changes:
-        return
-    lock = store.lock_within(state / "counters.lock", _LOCK_SECONDS)
+    lock = store.lock_within(state / "counters.lock", _LOCK_SECONDS) if changes else None
     if lock is None:
-        return
+        return False
     try:
         counts = read_counts(state)
         for family, labels, amount in changes:
@@ -98,6 +99,7 @@ def count(state: Path, event: str, entry: Mapping[str, str | int | float]) -> No
         _write(state / "counters.json", counts)
     finally:
         os.close(lock)
+    return True
 
 
 def _changes(event: str, entry: Mapping[str, str | int | float]) -> Iterator[tuple[Family, Labels, float]]:

@@ -78,12 +78,12 @@ class Event(enum.Enum):
 class Events:
     """Writes events of one program; ``role``: which end of a migration this host is, "" for neither.
 
-    ``counts``: keep the counters of ``xensecurectl metrics`` too, which a process that faces the network may not.
+    ``confined``: this process faces the network. It writes to journald alone, and keeps no counters: files are root's.
     """
 
-    def __init__(self, config: Config, program: str, role: str = "", *, counts: bool = True) -> None:
+    def __init__(self, config: Config, program: str, role: str = "", *, confined: bool = False) -> None:
         self._config = config
-        self._counts = counts
+        self._confined = confined
         self._known = {"program": program, "host": config.name, "role": role}
         self._complained = False
 
@@ -99,18 +99,19 @@ class Events:
         try:
             if self._config.events == "journal":
                 _to_journal(kind, entry)
-            elif self._config.events != "off":
+            elif self._config.events != "off" and not self._confined:
                 _to_file(Path(self._config.events), kind, entry)
         except OSError as error:
             self._complain(f"{self._config.events}: {error.strerror}; no events are written there, see [log] events")
-        if self._counts:
+        if not self._confined:
             self._count(event, entry)
 
     def _count(self, event: Event, entry: dict[str, str | int | float]) -> None:
         at_once = event in (Event.SESSION_STARTED, Event.SESSION_ENDED)
         try:
-            count(self._config.state, event.value.name, entry)
-            renew(self._config, 0.0 if at_once else _OTHERS_SECONDS)
+            # Not at a phase: xl, and the domain, may wait for what comes next.
+            if count(self._config.state, event.value.name, entry) or at_once:
+                renew(self._config, 0.0 if at_once else _OTHERS_SECONDS)
         except OSError as error:
             self._complain(f"{error.filename or self._config.state}: {error.strerror}; metrics are not renewed, see [log] metrics")
         except StateError:

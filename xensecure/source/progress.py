@@ -56,12 +56,17 @@ class Progress:
         if self._lines:
             self._say_now_and_then(text, shown.pass_number)
             return
-        with contextlib.suppress(OSError):
-            text = text[: os.get_terminal_size(2).columns - len(f"{PROGRAM}: ") - 1]  # a line that is broken in two does not move
-        line = f"{PROGRAM}: {text}"
+        line = f"{PROGRAM}: {text}"[: self._columns()]
         # The cursor goes back at once: what xl writes meanwhile then stands over the line, not behind it.
         os.write(2, f"{line.ljust(self._width)}\r".encode())
         self._width = len(line)
+
+    @staticmethod
+    def _columns() -> int | None:
+        """How long a line may be: one that is broken in two does not move."""
+        with contextlib.suppress(OSError):
+            return max(0, os.get_terminal_size(2).columns - 1) or None
+        return None
 
     def _say_now_and_then(self, text: str, pass_number: int) -> None:
         """Where no line can move: one that stays, when a new pass has begun and every some seconds."""

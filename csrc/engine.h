@@ -154,6 +154,12 @@ struct xs_pump_options {
     uint32_t silence_ms;        /* counts from the last byte that came, of whatever kind: one frame may take long on a slow link */
 };
 
+struct xs_memory {              /* how far the domain's memory has passed, by the headers of libxc's records (csrc/xlrecords.h) */
+    uint32_t pass_number;       /* of the pass it is sent in, from 1; 0: no page yet, or nothing that could be followed */
+    uint64_t pass_bytes;        /* contents of pages in this pass */
+    uint64_t frame, frame_max;  /* where the present record starts, a pass being in the order of frames; and the highest that one has started at */
+};
+
 struct xs_stats {               /* a snapshot */
     uint64_t channel_bytes[3];  /* stream bytes sent (channels this side sends) or received, END not counted */
     uint64_t taken[3];          /* ... and of those this side sends, what has been read from the descriptor */
@@ -170,6 +176,7 @@ struct xs_stats {               /* a snapshot */
     int32_t lanes;              /* links that live */
     int32_t lane_socket;        /* of the last XS_EV_LANE_LOST: its descriptor, -1 before */
     int32_t lane_lost, lane_errno;      /* ... and why: enum xs_lost */
+    struct xs_memory memory;
 };
 
 struct xs_pump *xs_pump_new(const struct xs_pump_options *options);

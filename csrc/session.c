@@ -303,6 +303,7 @@ void xs_session_stats(const struct xs_session *s, struct xs_stats *out)
     }
     out->phase = xs_xlphase_told(s->phases);
     out->report_status = xs_xlphase_status(s->phases);
+    xs_xlphase_memory(s->phases, &out->memory);
     out->reason = s->reason;
     out->exit_kind = s->exit_kind;
     out->exit_value = s->exit_value;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "util.h"
+#include "xlrecords.h"
 
 /* Each with the terminating NUL of C but for the banner: its sizeof is what is on the wire. */
 static const char banner[] = "xl migration receiver ready, send binary domain data.\n";
@@ -33,6 +34,7 @@ struct xs_xlphase {
     size_t config_len, config_got;      /* what is announced, what has come */
     size_t go_got;                      /* bytes of GO that have matched */
     int go_over;                        /* GO has come, or something else in its place */
+    struct xs_xlrecords records;        /* channel 0 behind the header */
 
     enum down_state down_state;         /* channel 1 */
     size_t down_got;
@@ -114,6 +116,7 @@ static void head_length(struct xs_xlphase *x)
     if (x->config == NULL) {
         /* Empty, too long to keep, or no memory: the phase is reached all the same, without a configuration. */
         reached(x, XS_PHASE_HEAD);
+        xs_xlrecords_start(&x->records, x->optional_len - 4);
         return;
     }
     x->config_len = len;
@@ -125,6 +128,7 @@ static void head_config(struct xs_xlphase *x)
 {
     x->head_state = HEAD_OVER;
     reached(x, XS_PHASE_HEAD);
+    xs_xlrecords_start(&x->records, x->optional_len - 4 - x->config_len);
 }
 
 /* Channel 0 up to the configuration. Returns how many bytes that took. */
@@ -237,9 +241,10 @@ void xs_xlphase_feed(struct xs_xlphase *x, unsigned channel, const uint8_t *byte
     if (channel == 1) {
         feed_down(x, bytes, len);
     } else if (channel == 0) {
-        /* Two comparisons for every piece of the guest's memory, and no look at it. */
+        /* Of the guest's memory, nothing is looked at but the records' headers. */
         if (x->head_state != HEAD_OVER)
             took = feed_head(x, bytes, len);
+        xs_xlrecords_feed(&x->records, bytes + took, len - took);
         if ((x->seen & 1U << XS_PHASE_READY) != 0 && !x->go_over && took < len)
             feed_go(x, bytes + took, len - took);
     }
@@ -273,6 +278,15 @@ enum xs_phase xs_xlphase_told(const struct xs_xlphase *x)
 int xs_xlphase_status(const struct xs_xlphase *x)
 {
     return x->status;
+}
+
+/* How far the domain's memory has passed. */
+void xs_xlphase_memory(const struct xs_xlphase *x, struct xs_memory *out)
+{
+    out->pass_number = x->records.pass;
+    out->pass_bytes = x->records.pass_bytes;
+    out->frame = x->records.frame;
+    out->frame_max = x->records.frame_max;
 }
 
 /* The domain's configuration (JSON, without its trailing NUL); *len 0 when there is none. */

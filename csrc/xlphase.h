@@ -4,7 +4,7 @@
  *   channel 1  banner, 54 bytes        "xl migration receiver ready, send binary domain data.\n"       no NUL
  *   channel 0  header, 48 bytes        magic[32], u32 byte order, mandatory flags, optional flags, optional length
  *              optional data           u32 length of the configuration, the configuration (JSON)
- *              the domain              (not looked at)
+ *              the domain              (of which only the records' headers are looked at: xlrecords.h)
  *   channel 1  ready, 34 bytes         "domain received, ready to unpause" NUL
  *   channel 0  GO, 44 bytes            "domain is yours, you are cleared to unpause" NUL
  *   channel 1  report, 39 + 1 bytes    "my copy unpause results are as follows" NUL, status byte
@@ -41,6 +41,9 @@ enum xs_phase xs_xlphase_told(const struct xs_xlphase *x);
 
 /* xl's status byte, or -1 before it was seen. */
 int xs_xlphase_status(const struct xs_xlphase *x);
+
+/* How far the domain's memory has passed. */
+void xs_xlphase_memory(const struct xs_xlphase *x, struct xs_memory *out);
 
 /* The domain's configuration (JSON, without its trailing NUL); *len 0 when there is none. */
 const uint8_t *xs_xlphase_head(const struct xs_xlphase *x, size_t *len);

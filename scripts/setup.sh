@@ -154,9 +154,9 @@ fi
 if [ "$purpose" = test ]; then
     make_venv .venv-debian /usr/bin/python3 --system-site-packages
     if ! is_stamped .venv-debian dev requirements-dev.txt; then
-        say "installing pytest and hypothesis into .venv-debian"
+        say "installing pytest, hypothesis and prometheus-client into .venv-debian"
         # Only what Debian 12 does not ship in a version that the tests can use; the libraries under test are Debian's.
-        grep -E '^(pytest|hypothesis)' requirements-dev.txt | .venv-debian/bin/pip install -qq -r /dev/stdin
+        grep -E '^(pytest|hypothesis|prometheus-client)' requirements-dev.txt | .venv-debian/bin/pip install -qq -r /dev/stdin
         put_stamp .venv-debian dev requirements-dev.txt
     fi
 fi

@@ -97,6 +97,10 @@ VALUES: dict[str, dict[str, tuple[dict[str, Any], list[str]]]] = {
     "engine": {"cipher": ({'"auto"': "auto", '"libcrypto"': "libcrypto", '"ipsec-mb"': "ipsec-mb"}, ['"aes"', "5", "true", '"AUTO"', "[]"])},
     "hooks": {"timeout": ({"1": 1, "600": 600}, ["0", "601", "1.5", '"30"', "true"])},
     "policy": POLICY_VALUES,
+    "log": {
+        "events": ({'"journal"': "journal", '"off"': "off", '"/a/b"': "/a/b"}, ['"file"', '""', "1", '["off"]']),
+        "metrics": ({'"off"': "off", '"/a/b.prom"': "/a/b.prom"}, ['"journal"', '"a.prom"', "true"]),
+    },
     "defaults": {name: values for name, values in HOST_VALUES.items() if name not in ("peer", "address")},
 }
 

@@ -178,7 +178,7 @@ def test_packages_have_the_hooks_folders() -> None:
     """Both packages make a folder for each point, where the code looks for hooks, and bring the samples."""
     folders = [f"{str(Config(path='').hooks)[1:]}/{point}" for point in sorted(Point)]
     assert text("deb/xensecure.dirs").splitlines() == folders
-    assert text("deb/xensecure.examples") == "hooks\n"
+    assert text("deb/xensecure.examples") == "hooks\npackaging/monitoring\n"
     spec = text("rpm/xensecure.spec")
     assert f"for point in {' '.join(sorted(Point))}; do\n" in spec
     assert re.search(r"^%doc .* hooks$", spec, re.MULTILINE)

@@ -61,7 +61,7 @@ def test_stop_and_go_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     os.write(there_out, xlwords.BANNER + xlwords.READY)
 
     class Stop:
-        asked = hung_up = False
+        asked = hung_up = asks_status = False
 
         def __init__(self) -> None:
             self.wake = wake

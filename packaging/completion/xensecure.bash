@@ -96,12 +96,13 @@ _xensecurectl() {
     esac
     case $command:${COMP_WORDS[COMP_CWORD]} in
     :-*) _xensecure_words '--config --version --help' ;;
-    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume policy evacuate doctor' ;;
+    :*) _xensecure_words 'init invite withdraw join enroll peers show rotate forget status history resume policy evacuate metrics doctor' ;;
     invite:*) _xensecure_words '--ttl --address --help' ;;
     enroll:*) _xensecure_words '--ssh -o --ssh-option --remote-command --help' ;;
     peers:*) _xensecure_words '--json --help' ;;
     show:-* | status:-*) _xensecure_words '--json --help' ;;
     history:-*) _xensecure_words '--json -n --help' ;;
+    metrics:-*) _xensecure_words '--write --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
     policy:-*) _xensecure_words '--to --from --help' ;;
     evacuate:-*) _xensecure_words '--to -j --ignore-memory --dry-run -p --live -o --help' ;;

@@ -17,6 +17,9 @@ static const struct { const char *text; size_t len; } word[] = {
     { magic, 32 },
     { "\x01\x02\x03\x04\0\0\0\x01\0\0\0\0\0\0\0\x08\0\0\0\x04{}\n", 24 },          /* the rest of a header, and a configuration */
     { "\x04\x03\x02\x01\x01\0\0\0\0\0\0\0\x09\0\0\0\x05\0\0\0{\"a\"}", 25 },
+    { "LibxlFmt\0\0\0\x02\0\0\0\0\x01\0\0\0\0\0\0\0"
+      "\xff\xff\xff\xff\xff\xff\xff\xffXENF\0\0\0\x03\0\0\0\0\0\0\0\0\x02\0\0\0\x0c\0\0\0\x04\0\0\0\x11\0\0\0", 64 },
+    { "\x01\0\0\0\x10\0\0\0\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\xf0", 24 },         /* PAGE_DATA of one frame without contents */
 };
 
 static void feed(struct xs_xlphase *x[static 2], unsigned channel, const uint8_t *bytes, size_t len)
@@ -35,6 +38,7 @@ static void compare(struct xs_xlphase *x[static 2])
     size_t len[2];
     const uint8_t *head[2];
     enum xs_phase phase[2], before = xs_xlphase_told(x[0]);
+    struct xs_memory memory[2] = { { 0 }, { 0 } };
 
     CHECK(xs_xlphase_pending(x[0]) == xs_xlphase_pending(x[1]) && xs_xlphase_status(x[0]) == xs_xlphase_status(x[1]));
     do {
@@ -46,6 +50,8 @@ static void compare(struct xs_xlphase *x[static 2])
     CHECK(!xs_xlphase_pending(x[0]) && before == xs_xlphase_told(x[1]));
     for (int i = 0; i < 2; i++)
         head[i] = xs_xlphase_head(x[i], &len[i]);
+    xs_xlphase_memory(x[0], &memory[0]), xs_xlphase_memory(x[1], &memory[1]);
+    CHECK(memcmp(&memory[0], &memory[1], sizeof(memory[0])) == 0);
     CHECK(len[0] == len[1] && len[0] <= XS_XL_HEAD_MAX && (len[0] == 0 || memcmp(head[0], head[1], len[0]) == 0));
 }
 
@@ -57,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(x[0] != NULL && x[1] != NULL);
     while (in.left > 0) {
         uint8_t how = take8(&in);
-        unsigned channel = how % 3, which = (how >> 2) % 8;
+        unsigned channel = how % 3, which = how & 0x20 ? 8 + (how >> 2) % 2 : (how >> 2) % 8;
         size_t len = how & 0x80 ? take8(&in) : 0;
         const uint8_t *bytes = take_bytes(&in, &len);
 

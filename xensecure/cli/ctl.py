@@ -14,12 +14,15 @@ from collections.abc import Callable
 from ..destination.invite import default_addresses, make_token
 from ..link import hardening
 from ..link.config import Config, load_config
+from ..link.events import Event, Events
 from ..link.identity import load_credentials, make_identity
 from ..link.keys import is_address
+from ..link.openmetrics import render, renew
 from ..link.peers import Peer, Peers
+from ..link.roles import Role
 from ..link.say import say
 from ..proto import limits
-from ..proto.errors import StateError, UsageError
+from ..proto.errors import AuthenticationError, StateError, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
@@ -83,9 +86,16 @@ def _join(config: Config, chosen: argparse.Namespace) -> int:
 
 
 def _met(peer: Peer, config: Config) -> int:
+    _events(config, peer).emit(Event.PAIRED)
     where = ", ".join(peer.contact.addresses)
     out(f"{config.name} and {peer.name} ({where}, port {peer.contact.port}) share a link key now; try: xl migrate -s xensecure DOMAIN {peer.name}")
     return 0
+
+
+def _events(config: Config, peer: Peer) -> Events:
+    events = Events(config, PROGRAM)
+    events.knows(peer=peer.name, address=" ".join(peer.contact.addresses))
+    return events
 
 
 def _enroll(config: Config, chosen: argparse.Namespace) -> int:
@@ -160,6 +170,7 @@ def _known(config: Config, host: str) -> Peer:
 
 def _rotate(config: Config, chosen: argparse.Namespace) -> int:
     peer = rotate(config, chosen.host)
+    _events(config, peer).emit(Event.ROTATED)
     out(f"{config.name} and {peer.name} share a new link key, generation {peer.keys[-1].generation}; the old one is gone on both hosts")
     return 0
 
@@ -170,7 +181,18 @@ def _forget(config: Config, chosen: argparse.Namespace) -> int:
     name = chosen.host if peers.has_file(chosen.host) else _known(config, chosen.host).name
     with peers.locked():
         peers.forget(name)
+    Events(config, PROGRAM).emit(Event.FORGOTTEN, peer=name)
     out(f"{name} is forgotten here: nothing it sends is accepted any more; run 'xensecurectl forget {config.name}' there too")
+    return 0
+
+
+def _metrics(config: Config, chosen: argparse.Namespace) -> int:
+    if not chosen.write:
+        out(render(config).removesuffix("\n"))
+    elif config.metrics == "off":
+        raise UsageError("--write: set [log] metrics to the file first")
+    else:
+        renew(config, 0.0)
     return 0
 
 
@@ -220,6 +242,8 @@ def _arguments() -> argparse.ArgumentParser:
     bring.add_argument("--force", metavar="REASON", help="why it is certain that it runs nowhere else, where this host cannot know")
     add_policy_arguments(add("policy", policy, "say whether the admission policy, here or at another host, would let a domain come"))
     add_evacuate_arguments(add("evacuate", evacuate, "move domains to other hosts, several at once: all that run here, or those named"))
+    metrics = add("metrics", _metrics, "print what this host counts, as OpenMetrics text")
+    metrics.add_argument("--write", action="store_true", help="renew the file of [log] metrics instead")
     examine = add("doctor", doctor, "say what this host has, and what stands in the way of receiving a domain, or of sending one to HOST")
     examine.add_argument("host", nargs="?", metavar="HOST", help="a peer's name or address: also ask it how it is, and look at the way there")
     examine.add_argument("--domain", metavar="DOMAIN", help="a domain here: also whether HOST would take it")
@@ -249,7 +273,13 @@ def main() -> int:
         chosen = _arguments().parse_args()
         hardening.no_core_dumps()
         hardening.hide_memory()
-        done: int = chosen.body(load_config(chosen.config), chosen)
+        config = load_config(chosen.config)
+        try:
+            done: int = chosen.body(config, chosen)
+        except AuthenticationError as error:
+            # Only what connects to a peer raises it: this host is the source of that connection.
+            Events(config, PROGRAM, Role.SOURCE).emit(Event.AUTHENTICATION_FAILED, cause=error.cause, why=str(error))
+            raise
         return done
 
     return run(PROGRAM, body)

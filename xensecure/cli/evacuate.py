@@ -18,11 +18,11 @@ from ..link.peers import Peers
 from ..link.say import say
 from ..proto.errors import LinkError, PeerError, Reason, RefusedError, StateError, UsageError
 from ..proto.hostreport import HostReport
+from ..proto.memory import duration, size
 from ..proto.messages import printable
 from ..proto.tls import Credentials
 from ..source.check import check_destination
 from ..source.establish import find_route
-from ..source.progress import duration, size
 from .board import Board
 from .common import out
 from .domains import AWAY, INCOMING, Listed, list_table, own_name

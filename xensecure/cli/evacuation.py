@@ -21,8 +21,8 @@ from ..link.journal import Record
 from ..link.live import LiveSession, live_sessions
 from ..link.xl import ENVIRONMENT
 from ..proto.errors import StateError, XensecureError
+from ..proto.memory import duration, size
 from ..proto.messages import printable
-from ..source.progress import duration, size
 from .board import Board
 from .domains import AWAY, INCOMING, Listed, Seen, list_table, own_name
 from .plan import Move, Plan

@@ -12,8 +12,8 @@ from ..link.config import Config
 from ..link.hooks import Role
 from ..link.journal import Record, records
 from ..link.live import live_sessions
+from ..proto.memory import duration, size
 from ..proto.messages import printable
-from ..source.progress import duration, size
 from .common import out
 from .domains import own_name
 from .verdict import moment

@@ -10,11 +10,10 @@ from dataclasses import asdict, replace
 
 from ..link.config import Config
 from ..link.hooks import Role
-from ..link.journal import PeerWord, Record, records
+from ..link.journal import RECENT_SECONDS, PeerWord, Record, records
 from ..link.live import LiveSession, live_sessions
 from ..proto.errors import SystemFailure, XensecureError
 from ..proto.messages import Outcome, printable
-from ..source.progress import duration, size
 from ..source.query import ask_outcome
 from ..source.settle import keep, own_word
 from .common import out
@@ -23,7 +22,6 @@ from .verdict import Case, Verdict, decide, is_final, moment, needs_word
 from .verdict_table import Sure
 
 NEEDS_OPERATOR = 1  # exit status
-_RECENT_SECONDS = 86400.0  # who is paged at night asks for what has happened since
 _LOOKS = 5
 
 Ask = Callable[[Config, str, bytes, Outcome], Outcome]
@@ -68,7 +66,7 @@ class Inquiry:
         newest: dict[str, Record] = {}
         for record in self.records:
             newest[record.domain or record.session] = record
-        recent = time.time() - _RECENT_SECONDS
+        recent = time.time() - RECENT_SECONDS
         found = [record for record in newest.values() if record.last >= recent and not record.went_well]
         names = [record.domain for record in found]
         if isinstance(self.domains, dict):
@@ -127,13 +125,10 @@ def _look(config: Config) -> tuple[list[LiveSession], list[Record]]:
 def _live_lines(config: Config, session: LiveSession) -> list[str]:
     ends = (config.name, session.peer) if session.role is Role.SOURCE else (session.peer, config.name)
     state = session.state if session.state == "running" else f"{session.state} since {moment(session.state_since)}"
-    resumed = f", resumed {session.resumptions} times" if session.resumptions else ""
-    running = duration(max(0.0, time.time() - session.since))
-    figures = f"{size(session.bytes)} in {running}, {size(session.rate)}/s now{resumed}"
     name, phase = printable(session.domain) or "(not named yet)", printable(session.phase) or "start"
     return [
         f"{name}: from {ends[0]} to {ends[1]}: {printable(state)}; phase {phase}",
-        f"    {figures}",
+        f"    {session.figures}",
         f"    session {session.session}, process {session.pid}",
     ]
 

@@ -10,10 +10,19 @@ from ..link.config import Config
 from ..link.engine import wipe
 from ..link.peers import Invitation, Peer, Peers
 from ..proto import limits
-from ..proto.errors import AuthenticationError, PeerError
+from ..proto.errors import AuthenticationError, Cause, PeerError
 from ..proto.handshake import AuthenticationRequest, require_name
 from ..proto.keyschedule import KeySchedule, proofs_equal
 from ..proto.messages import DestinationHello, Purpose, SourceHello
+
+_WORDS = {
+    Cause.WRONG_CHALLENGE: "the receiver answered with another challenge",
+    Cause.IDENTITY_CHANGED: "this host's identity has changed; restart xensecured and xensecure-launcher",
+    Cause.UNKNOWN_KEY: "unknown key id",
+    Cause.WRONG_PROOF: "wrong proof: another link key, or a man in the middle",
+    Cause.WRONG_TLS_KEY: "the TLS key is not the one this peer was paired with",
+    Cause.WRONG_CERTIFICATE: "the certificate does not name the peer",
+}
 
 
 @dataclass(frozen=True)
@@ -52,21 +61,21 @@ def judge(request: AuthenticationRequest, *, challenge: bytes, own_pin: bytes, p
         answer = DestinationHello.pull(request.destination_hello, offered=hello.features)
         transcript = request.transcript()
     except PeerError as error:
-        raise AuthenticationError(f"the receiver passed on a malformed hello: {error}") from None
+        raise AuthenticationError(f"the receiver passed on a malformed hello: {error}", cause=Cause.MALFORMED) from None
     candidate = _lookup(hello, peers)
     schedule = KeySchedule(link_key=candidate.key, ekm=request.ekm, transcript=transcript)
     wipe(candidate.key)
     problems = {
-        "the receiver answered with another challenge": not hmac.compare_digest(answer.challenge, challenge),
-        "this host's identity has changed; restart xensecured and xensecure-launcher": not hmac.compare_digest(request.destination_pin, own_pin),
-        "unknown key id": candidate.peer is None and candidate.invitation is None,
-        "wrong proof: another link key, or a man in the middle": not proofs_equal(schedule.source_proof(), request.proof),
-        "the TLS key is not the one this peer was paired with": not _pin_is_known(candidate.peer, request, config),
-        "the certificate does not name the peer": not _certificate_names(candidate, hello, request, config),
+        Cause.WRONG_CHALLENGE: not hmac.compare_digest(answer.challenge, challenge),
+        Cause.IDENTITY_CHANGED: not hmac.compare_digest(request.destination_pin, own_pin),
+        Cause.UNKNOWN_KEY: candidate.peer is None and candidate.invitation is None,
+        Cause.WRONG_PROOF: not proofs_equal(schedule.source_proof(), request.proof),
+        Cause.WRONG_TLS_KEY: not _pin_is_known(candidate.peer, request, config),
+        Cause.WRONG_CERTIFICATE: not _certificate_names(candidate, hello, request, config),
     }
-    found = [problem for problem, holds in problems.items() if holds]
+    found = [cause for cause, holds in problems.items() if holds]
     if found:
-        raise AuthenticationError(found[0])
+        raise AuthenticationError(_WORDS[found[0]], cause=found[0])
     return Verdict(
         hello=hello,
         schedule=schedule,

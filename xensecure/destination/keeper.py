@@ -13,12 +13,13 @@ from functools import partial
 from ..link import hooks as points
 from ..link.config import Config
 from ..link.engine import wipe
+from ..link.events import Event, Events
 from ..link.hooks import Facts, Role
 from ..link.journal import Journal, boot_id, entries, find
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import launcher, limits
-from ..proto.errors import AuthenticationError, ProtocolError, Reason, RefusedError, StateError
+from ..proto.errors import AuthenticationError, Cause, ProtocolError, Reason, RefusedError, StateError
 from ..proto.handshake import destination_link_keys
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Outcome, OutcomeState, Purpose
@@ -50,6 +51,7 @@ class Keeper:
         self._slot = slot
         self._peers = Peers(config)
         self._address = "unknown"
+        self._events = Events(config, PROGRAM, Role.DESTINATION)
         self._hooks: SessionHooks | None = None
 
     def run(self) -> None:
@@ -80,21 +82,26 @@ class Keeper:
         except RefusedError as refusal:
             say(PROGRAM, f"{verdict.name} ({self._address}): refused: {refusal}")
             self._packets.send(launcher.push_refused(refusal.reason, str(refusal)))
+            self._events.emit(Event.REFUSED, cause=refusal.reason.name.lower(), why=str(refusal))
             if self._hooks is not None:
                 self._hooks.over(points.Outcome.FAILED, str(refusal))
 
     def _authenticate(self, packet: bytes, challenge: bytes) -> Verdict | None:
         message = launcher.Authenticate.pull(packet)
         self._address = message.address
+        self._events.knows(address=message.address)
         try:
             verdict = judge(message.request, challenge=challenge, own_pin=self._own_pin, peers=self._peers, config=self._config)
         except AuthenticationError as error:
             say(PROGRAM, f"SECURITY: authentication from {message.address} failed: {error}")
             self._packets.send(launcher.push_refused(Reason.PROTOCOL, ""))
+            self._events.emit(Event.AUTHENTICATION_FAILED, cause=error.cause, why=str(error))  # last: the refusal takes as long whatever the cause
             return None
+        self._events.knows(peer=verdict.name)
         if verdict.peer is not None and not self._settle(verdict):
             say(PROGRAM, f"{verdict.name} ({message.address}): its link key was replaced at this very moment; it may try again")
             self._packets.send(launcher.push_refused(Reason.PROTOCOL, ""))
+            self._events.emit(Event.AUTHENTICATION_FAILED, cause=Cause.KEY_REPLACED, why="its link key was replaced at this very moment")
             return None
         return verdict
 
@@ -134,6 +141,7 @@ class Keeper:
                 return
             say(PROGRAM, f"{verdict.name} ({self._address}): a further connection for session {session_id.hex()} was refused: {refusal}")
             self._packets.send(launcher.push_refused(refusal.reason, str(refusal)))
+            self._events.emit(Event.REFUSED, session=session_id.hex(), cause=refusal.reason.name.lower(), why=str(refusal))
 
     def _outcome(self, verdict: Verdict) -> Outcome:
         """What became of the session that the source names."""
@@ -242,14 +250,16 @@ class Keeper:
         launcher.body(packet, Kind.DONE).finish()
         pairing.complete(verdict, self._peers)
         self._packets.send(launcher.push_empty(Kind.COMPLETED))
-        what = "paired with" if verdict.hello.purpose is Purpose.PAIR else "renewed the link key with"
-        say(PROGRAM, f"{what} {name} ({self._address})")
+        paired = verdict.hello.purpose is Purpose.PAIR
+        say(PROGRAM, f"{'paired with' if paired else 'renewed the link key with'} {name} ({self._address})")
+        self._events.emit(Event.PAIRED if paired else Event.ROTATED)
 
     def _serve(self, request: ReceiveRequest, verdict: Verdict) -> None:
         if not self._slot.begin(Use.SESSION, self._config.sessions):
             raise RefusedError(f"{self._config.sessions} migrations are arriving there already; try again later", Reason.TOO_MANY)
         admit_peer(self._config, verdict.name)
         session_id = secrets.token_bytes(limits.SESSION_ID_LEN)
+        self._events.knows(session=session_id.hex())
         hooks = self._make_hooks(request, verdict, session_id)
         journal = Journal(self._config.state, Role.DESTINATION)
         try:
@@ -263,9 +273,10 @@ class Keeper:
             with contextlib.suppress(StateError):
                 end = {"outcome": f"failed: {refusal}", "xl": "not started", "state": OutcomeState.NOT_CLEARED.words, "status": 0}
                 journal.append(session_id, "end", domain="", **end)
+            self._events.emit(Event.SESSION_ENDED, outcome=points.Outcome.FAILED.label, state=OutcomeState.NOT_CLEARED.words, why=str(refusal))
             raise
         say(PROGRAM, f"{verdict.name} ({self._address}) sends a domain; session {session_id.hex()}")
-        session = Session(self._packets, receive, request, self._config, journal, session_id, hooks, verdict.name)
+        session = Session(self._packets, receive, request, self._config, journal, session_id, hooks, verdict.name, self._events)
         say(PROGRAM, f"{verdict.name}: {session.run()}")
         session.tell_hooks()
 

@@ -11,6 +11,7 @@ import stat
 
 from ..link import hardening, store
 from ..link.config import Config
+from ..link.events import Event, Events
 from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
@@ -20,7 +21,7 @@ from .accepting import Accepting
 from .keeper import Keeper
 from .lanes import sweep
 from .packets import Packets, peer_user
-from .slots import Slot, Slots
+from .slots import Slot, Slots, Use
 from .systemd import inherited_sockets
 
 PROGRAM = "xensecure-launcher"
@@ -43,6 +44,7 @@ class Launcher:
         self._keepers: dict[int, Slot] = {}  # by process id
         self._served: dict[int, int] = {}  # process id: that of its receiver
         self._accepting = Accepting(PROGRAM)
+        self._events = Events(config, PROGRAM)
 
     def run(self) -> None:
         """Serve until SIGTERM; the keepers go on by themselves."""
@@ -53,6 +55,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: stopping.append(number))
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGUSR1, self._say_status)
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
@@ -64,6 +67,10 @@ class Launcher:
             self._reap()
             if listener.fileno() in ready:
                 self._accept(listener)
+
+    def _say_status(self, _number: int, _frame: object) -> None:
+        arriving, others = self._slots.count(Use.SESSION), self._slots.count(Use.BEGUN) + self._slots.count(Use.CHECK)
+        say(PROGRAM, f"{arriving} migrations arrive here, {others} more receivers are connected")
 
     def _listen(self) -> socket.socket:
         given = inherited_sockets()
@@ -100,13 +107,16 @@ class Launcher:
                     say(PROGRAM, f"process {pid} of root connected, and is no receiver; was a second xensecure-launcher started?")
                     return
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted to be a receiver; only user {self._user} and group {self._group} may")
+                self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"process {pid} of user {uid} wanted to be a receiver")
                 return
             if list(self._served.values()).count(pid) >= _PER_RECEIVER:
                 say(PROGRAM, f"SECURITY: process {pid} of user {uid} wanted more sessions; a receiver has one")
+                self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"process {pid} of user {uid} wanted more sessions")
                 return
             slot = self._slots.take()
             if slot is None:
                 say(PROGRAM, "too many receivers at once; one was turned away")
+                self._events.emit(Event.TURNED_AWAY, why="too many receivers at once")
                 return
             try:
                 keeper = os.fork()
@@ -127,6 +137,7 @@ class Launcher:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, lambda _number, _frame: None)  # not SIG_IGN: xl would inherit that
             Keeper(Packets(sock), config=self._config, own_pin=self._own_pin, slot=slot).run()
             status = 0
         except XensecureError as error:

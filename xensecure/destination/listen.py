@@ -14,10 +14,12 @@ from ..link import hardening
 from ..link.config import Config
 from ..link.connection import peer_address, prepare
 from ..link.engine import find_backend
+from ..link.events import Event, Events
 from ..link.identity import load_credentials
+from ..link.roles import Role
 from ..link.say import say
 from ..proto import limits
-from ..proto.errors import AuthenticationError, SystemFailure, UsageError, XensecureError
+from ..proto.errors import AuthenticationError, Cause, SystemFailure, UsageError, XensecureError
 from ..proto.tls import Credentials
 from .accepting import Accepting
 from .receiver import Receiver
@@ -43,6 +45,7 @@ def serve_connection(sock: socket.socket, config: Config, credentials: Credentia
     address = peer_address(sock)
     peer = "unknown"
     try:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # its keeper answers
         hardening.confine_receiver()
         receiver = Receiver(sock, config=config, credentials=credentials)
         if authenticated >= 0:
@@ -52,6 +55,10 @@ def serve_connection(sock: socket.socket, config: Config, credentials: Credentia
         finally:
             peer = receiver.peer or peer
     except XensecureError as error:
+        if isinstance(error, AuthenticationError) and error.cause is not Cause.NOT_ACCEPTED:  # the launcher has not heard of it
+            Events(config, PROGRAM, Role.DESTINATION, confined=True).emit(
+                Event.AUTHENTICATION_FAILED, address=address, cause=error.cause, why=str(error)
+            )
         if isinstance(error, AuthenticationError) and error.impostor:
             say(PROGRAM, f"SECURITY: {address}: {error}")
         else:
@@ -86,6 +93,7 @@ class Listener:
         self._credentials = load_credentials(config)
         self._children: dict[int, _Child] = {}
         self._accepting = Accepting(PROGRAM)
+        self._events = Events(config, PROGRAM, confined=True)
         self._stopping = False
 
     def run(self) -> None:
@@ -101,6 +109,7 @@ class Listener:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         poll = select.poll()
         for descriptor in (wake, self._authenticated, *(sock.fileno() for sock in sockets)):
             poll.register(descriptor, select.POLLIN)
@@ -158,6 +167,7 @@ class Listener:
             strangers = Counter(child.address for child in self._children.values() if not child.authenticated)
             if strangers.total() >= limits.UNAUTHENTICATED_MAX or strangers[address] >= limits.UNAUTHENTICATED_PER_ADDRESS_MAX:
                 say(PROGRAM, f"{address}: turned away, {strangers.total()} connections have not authenticated yet")
+                self._events.emit(Event.TURNED_AWAY, address=address, why=f"{strangers.total()} connections have not authenticated yet")
                 return
             try:
                 pid = os.fork()

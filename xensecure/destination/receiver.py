@@ -13,7 +13,7 @@ from ..link.config import Config
 from ..link.connection import Deadline, FrameChannel, Wire, frames_after, peer_address, require_nothing_behind, run_handshake
 from ..link.engine import Compression, compiled_features, find_backend, wipe
 from ..proto import launcher, limits
-from ..proto.errors import AuthenticationError, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure
+from ..proto.errors import AuthenticationError, Cause, LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure
 from ..proto.handshake import DestinationHandshake, State
 from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Accept, Exit, ExitKind, Feature, FrameType, Open, Outcome, Purpose, Refusal
@@ -78,7 +78,7 @@ class Receiver:
         packet, _ = packets.receive(_LAUNCHER_SECONDS)
         if not packet or launcher.kind_of(packet) is Kind.REFUSED:
             # Said to the network by closing the connection, whatever the reason (C7); the launcher's log has it.
-            raise AuthenticationError("authentication failed; the launcher's log says why")
+            raise AuthenticationError("authentication failed; the launcher's log says why", cause=Cause.NOT_ACCEPTED)
         answer = launcher.Claimed.pull(packet) if launcher.kind_of(packet) is Kind.CLAIMED else launcher.Authenticated.pull(packet)
         wipe(packet)
         self.peer = answer.peer

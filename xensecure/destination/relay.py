@@ -8,13 +8,14 @@ import os
 import select
 import socket
 import time
+from dataclasses import replace
 
 from ..link.config import Config
 from ..link.connection import Deadline, FrameChannel, Wire, frames_under, prepare
 from ..link.engine import Compression, Event, Lost, Phase, Pump, PumpOptions, Side, Stats, wipe
 from ..link.say import say
 from ..proto import launcher, limits
-from ..proto.domain import domain_name
+from ..proto.domain import domain_memory, domain_name
 from ..proto.errors import LinkLostError, ProtocolError, Reason, RefusedError, SystemFailure, XensecureError
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, FrameType, Open, Refusal
@@ -56,6 +57,7 @@ class Relay:
         self._sockets = {channel.sock.fileno(): channel.sock}
         self._stdin, *self._outputs = descriptors
         self._domain = ""
+        self._memory = 0
         self._end: Exit | None = None
         self._grace = 0.0
         self._why = ""
@@ -130,7 +132,8 @@ class Relay:
 
     def _on_phase(self, stats: Stats) -> None:
         if stats.phase is Phase.HEAD:
-            self._domain = domain_name(self._pump.head())
+            head = self._pump.head()
+            self._domain, self._memory = domain_name(head), domain_memory(head)
         milestone = _MILESTONES.get(stats.phase)
         if milestone is not None:
             self._tell(milestone, stats)
@@ -197,8 +200,16 @@ class Relay:
             self._pump.abort(refusal.reason, refusal.text, _ABORT_SECONDS)
         raise RefusedError(f"refused: {refusal.text}", refusal.reason)
 
-    def _tell(self, milestone: Milestone, stats: Stats, why: str = "") -> None:
-        note = Note(milestone, domain=self._domain, stream_bytes=stats.channel_bytes[0], status=max(stats.report_status, 0), why=why)
+    def _tell(self, milestone: Milestone, stats: Stats, why: str = "", lost: Lost | None = None) -> None:
+        """``lost``: with what tells of a lost link, why in one word."""
+        note = Note(
+            milestone,
+            domain=self._domain,
+            stream_bytes=stats.channel_bytes[0],
+            status=max(stats.report_status, 0) if lost is None else lost,
+            why=why,
+            memory=replace(stats.memory, total=self._memory),
+        )
         with contextlib.suppress(SystemFailure):
             self._packets.send(note.push())
 
@@ -269,13 +280,14 @@ class Relay:
             old.close()
         self._sockets.clear()
         if self._lost_until == math.inf:
-            self._tell(Milestone.INTERRUPTED, stats, why="the source has lost its link and made another")
+            self._tell(Milestone.INTERRUPTED, stats, why="the source has lost its link and made another", lost=Lost.REPLACED)
         self._lost_until = math.inf
         self._tell(Milestone.RESUMED, stats)
 
     def _on_lane_lost(self, stats: Stats) -> None:
         self._sockets.pop(stats.lane_socket).close()
         say(PROGRAM, f"{self.whom}: one of its connections was lost: {_LOST[stats.lane_lost]}; the session goes on over {stats.lanes}")
+        self._tell(Milestone.LANE_LOST, stats, why=_LOST[stats.lane_lost], lost=stats.lane_lost)
 
     def _end_outputs(self) -> None:
         """A child of xl's keeps its output open: what it may still write is not waited for."""
@@ -336,7 +348,8 @@ class Relay:
                 sock.shutdown(socket.SHUT_RDWR)
         self._why = why
         self._lost_until = time.monotonic() + self._wait
-        self._tell(Milestone.INTERRUPTED, self._pump.stats(), why=why)
+        stats = self._pump.stats()
+        self._tell(Milestone.INTERRUPTED, stats, why=why, lost=stats.lost)
         say(PROGRAM, f"{self.whom}: link lost: {why}; waiting for the source for {self._wait:.0f} s")
 
     def _give_up(self, stats: Stats) -> None:

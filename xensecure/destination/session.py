@@ -6,11 +6,14 @@ import contextlib
 import math
 import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from ..link.config import Config
+from ..link.engine import Lost
+from ..link.events import Event, Events
 from ..link.hooks import Outcome, Role
 from ..link.journal import Journal
 from ..link.live import Live
@@ -48,6 +51,7 @@ class Session:
         session_id: bytes,
         hooks: SessionHooks,
         peer: str,
+        events: Events,
     ) -> None:
         self._packets = packets
         self._receive = receive
@@ -57,6 +61,8 @@ class Session:
         self._id = session_id
         self._hooks = hooks
         self._admission = Admission(config, peer, hooks)
+        self._events = events
+        self._passes = 0
         self._refused = False
         self._plug: Plug | None = None
         self._domain = ""
@@ -66,7 +72,7 @@ class Session:
         self._heard: set[Milestone] = set()
         self._lost = ""
         self._start = time.monotonic()
-        self._interruptions = self._resumptions = 0
+        self._interruptions = self._resumptions = self._lanes_lost = 0
         self._end: Exit | None = None
         self._fence_at = math.inf
         self._last_words = b""
@@ -75,6 +81,8 @@ class Session:
         give = self._give_lane
         self._door = Door(session_id, peer=peer, most=config.lanes - 1, give=give, watch=self._watch, unwatch=self._unwatch)
         self._live = Live(config.run, session_id, role=Role.DESTINATION, peer=peer)
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: say(PROGRAM, self._live.shown.line))
+        events.emit(Event.SESSION_STARTED, request=" ".join(request.arguments()))
 
     def _give_lane(self, packet: bytes, descriptor: int) -> None:
         self._packets.send(packet, (descriptor,))
@@ -112,6 +120,7 @@ class Session:
         outcome = self._outcome()
         self._door.close()
         self._live.close()
+        self._tell_end()
         return outcome
 
     def _patience(self) -> float | None:
@@ -166,6 +175,7 @@ class Session:
                 self._receiver_gone("the receiver ended")
         except (ProtocolError, SystemFailure) as error:
             say(PROGRAM, f"SECURITY: the receiver of session {self._id.hex()} sent nonsense: {error}")
+            self._events.emit(Event.RECEIVER_MISBEHAVED, why=f"sent nonsense: {error}")
             self._receiver_gone("the receiver sent nonsense")
 
     def _take(self, packet: bytes, descriptors: list[int]) -> None:
@@ -203,6 +213,7 @@ class Session:
         self._refused = True
         self._lost = str(refusal)
         self._record("refused", by="launcher", why=self._lost)
+        self._events.emit(Event.REFUSED, cause=refusal.reason.name.lower(), why=self._lost)
         self._receive.forget_stdin()
         with contextlib.suppress(SystemFailure):
             self._packets.send(launcher.push_refused(refusal.reason, self._lost))
@@ -212,13 +223,18 @@ class Session:
         self._bytes = max(self._bytes, note.stream_bytes)
         if note.domain:
             self._domain = note.domain
+            self._events.knows(domain=note.domain)
+        self._passes = note.memory.number
         if note.milestone in (Milestone.INTERRUPTED, Milestone.RESUMED):
             self._interrupted(note)
+        elif note.milestone is Milestone.LANE_LOST:
+            self._lane_lost(note)
         elif note.milestone is Milestone.INPUT_ENDED:
             self._end_input()
         elif note.milestone is not Milestone.PROGRESS:
             self._reached(note)
         self._live.update(
+            note.memory,
             domain=self._domain,
             phase=self._went.name.lower(),
             bytes=self._bytes,
@@ -235,9 +251,16 @@ class Session:
             return  # a receiver that was taken over must not fill log and journal
         if interrupted:
             say(PROGRAM, f"session {self._id.hex()}: its link is lost ({note.why}); waiting for the source")
+            self._events.emit(Event.LINK_LOST, cause=_cause(note), why=note.why)
         else:
             say(PROGRAM, f"session {self._id.hex()}: goes on over a new link")
+            self._events.emit(Event.LINK_RESUMED, resumptions=self._resumptions)
         self._record(note.milestone.name.lower(), by="receiver", bytes=note.stream_bytes, why=note.why)
+
+    def _lane_lost(self, note: Note) -> None:
+        self._lanes_lost += 1
+        if self._lanes_lost <= limits.INTERRUPTIONS_MAX:
+            self._events.emit(Event.LANE_LOST, cause=_cause(note), why=note.why)
 
     def _reached(self, note: Note) -> None:
         if note.milestone in self._heard:
@@ -258,6 +281,9 @@ class Session:
             self._note_go(fields)
         else:
             self._record(note.milestone.name.lower(), **fields)
+        if note.milestone <= min(self._went, Milestone.REPORT):  # last: xl waits for GO; and not of one that is not delivered
+            status = note.status if note.milestone is Milestone.REPORT else ""
+            self._events.emit(Event.PHASE, phase=note.milestone.name.lower(), bytes=note.stream_bytes, status=status)
 
     def _note_go(self, fields: dict[str, object]) -> None:
         """Write it down, and let the receiver deliver it then; or end the session: what the journal has not, xl must not get (S7)."""
@@ -340,7 +366,9 @@ class Session:
         xl.kill_helpers(self._receive)
         self._end = Exit.from_returncode(self._receive.process.wait())
         if self._receive.process.returncode < 0:
-            say(PROGRAM, xl.tidy_up(self._end, self._domain, self._config, started=self._went >= Milestone.GO))
+            done = xl.tidy_up(self._end, self._domain, self._config, started=self._went >= Milestone.GO)
+            say(PROGRAM, done)
+            self._events.emit(Event.XL_KILLED, why=done)
         with contextlib.suppress(SystemFailure):
             self._packets.send(launcher.push_exited(self._end))
 
@@ -361,6 +389,23 @@ class Session:
             resumptions=self._resumptions,
         )
         return f"domain {self._domain or '?'} {words} ({end}); session {self._id.hex()}"
+
+    def _tell_end(self) -> None:
+        outcome, why = self._judge()
+        seconds = time.monotonic() - self._start
+        self._events.emit(
+            Event.SESSION_ENDED,
+            outcome=outcome.label,
+            state=self._state(outcome)[0].words,
+            why=why,
+            bytes=self._bytes,
+            seconds=round(seconds, 3),
+            rate=round(self._bytes / seconds),
+            resumptions=self._resumptions,
+            passes=self._passes,
+        )
+        if outcome is Outcome.UNKNOWN:
+            self._events.emit(Event.OUTCOME_UNKNOWN, why=why)
 
     def _judge(self) -> tuple[Outcome, str]:
         """How it has ended, and why not well."""
@@ -392,3 +437,8 @@ class Session:
         """Run what the operator wants to be run when all is over."""
         outcome, why = self._judge()
         self._hooks.over(outcome, why, domain=self._domain, stream_bytes=self._bytes)
+
+
+def _cause(note: Note) -> str:
+    """Why a link was lost, in one word, by the receiver's."""
+    return Lost(note.status).name.lower() if note.status in Lost.__members__.values() else "unknown"

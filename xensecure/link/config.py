@@ -25,6 +25,7 @@ from .keys import (
     RUN_MAX,
     Key,
     absolute,
+    absolute_or,
     absolute_path,
     absolute_patterns,
     absolutes,
@@ -103,6 +104,8 @@ class Config:
     hook_timeout: int = int(limits.HOOK_SECONDS)
     policy: Policy = field(default_factory=Policy)
     peer_policies: Mapping[str, Policy] = field(default_factory=dict)
+    events: str = "journal"
+    metrics: str = "off"
     defaults: HostOptions = field(default_factory=HostOptions)
     hosts: Mapping[str, HostOptions] = field(default_factory=dict)
 
@@ -193,6 +196,10 @@ SCHEMA: dict[str, dict[str, Key]] = {
     },
     "engine": {"cipher": Key("cipher", "'auto', 'libcrypto' or 'ipsec-mb'", one_of("auto", "libcrypto", "ipsec-mb"))},
     "hooks": {"timeout": Key("hook_timeout", "seconds, 1 to 600", between(1, 600))},
+    "log": {
+        "events": Key("events", "'journal', 'off' or an absolute path", absolute_or("journal", "off")),
+        "metrics": Key("metrics", "'off' or an absolute path", absolute_or("off")),
+    },
     "policy": POLICY_KEYS,
     # Which host and where it is cannot be the same for all.
     "defaults": {name: key for name, key in HOST_KEYS.items() if name not in ("peer", "address")},

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ConnectError, LinkLostError, ProtocolError, RefusedError, TurnedAwayError
+from ..proto.errors import AuthenticationError, Cause, ConnectError, LinkLostError, ProtocolError, RefusedError, TurnedAwayError
 from ..proto.handshake import DestinationHandshake, LinkKeys, SourceHandshake, State
 from ..proto.messages import FrameType, Refusal
 from .engine import Frame, Link, frame_length, wipe
@@ -199,7 +199,8 @@ def _flush(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> Non
 def _ended(wire: Wire, handshake: SourceHandshake | DestinationHandshake) -> AuthenticationError | LinkLostError:
     if handshake.state is State.WAIT_DESTINATION_PROOF:
         return AuthenticationError(
-            "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why"
+            "the peer does not accept our proof, or somebody cut the connection just then; try again; xensecure-launcher's log there may say why",
+            cause=Cause.NOT_ACCEPTED,
         )
     if isinstance(handshake, DestinationHandshake):
         return LinkLostError("the source went away during the key exchange ('xensecurectl doctor' does that)")

@@ -16,6 +16,7 @@ from ..proto import limits
 from ..proto.errors import ConfigurationError, LocalError, ProtocolError, Reason, SystemFailure
 from ..proto.handshake import LinkKeys
 from ..proto.keyschedule import DirectionKeys
+from ..proto.memory import Memory
 from ..proto.messages import Feature, FrameType, printable
 
 _MEASURED_FRAME = 512 << 10  # bytes: as long as the pump's frames
@@ -229,6 +230,7 @@ class Stats:
     """A snapshot of a pump's counters: bytes a channel, bytes on the sockets, phase, xl's status byte (-1: not seen), ends.
 
     ``taken``: what has been read from a descriptor, sent or not.
+    ``memory``: without the domain's total, which the engine does not know.
     ``lanes``: links that live; ``lane_socket``, ``lane_lost``, ``lane_errno``: which was lost last while others lived, and why (LANE_LOST).
     """
 
@@ -248,6 +250,7 @@ class Stats:
     lane_socket: int
     lane_lost: Lost
     lane_errno: int
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -323,6 +326,7 @@ class Pump:
             lane_socket=raw.lane_socket,
             lane_lost=Lost(raw.lane_lost),
             lane_errno=raw.lane_errno,
+            memory=Memory(0, raw.memory.pass_number, raw.memory.pass_bytes, raw.memory.frame, raw.memory.frame_max),
         )
 
     def head(self) -> bytes:

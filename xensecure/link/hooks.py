@@ -6,7 +6,6 @@ The source runs its own, the launcher the destination's; the receiver, which fac
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
 import os
 import pwd
@@ -25,6 +24,10 @@ from ..proto import limits
 from ..proto.errors import HookError
 from ..proto.messages import Exit, printable
 from .config import Config
+from .events import Event, Events
+from .roles import Outcome as Outcome
+from .roles import Point as Point
+from .roles import Role as Role
 from .say import say
 from .store import write_all
 
@@ -36,34 +39,6 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE, _PIECES = 1 << 16, 16  # bytes of one read, reads before time is looked at again
 # Symbolic links on the way to one hook: Debian's alternatives take two.
 _LINKS_MAX = 8
-
-
-class Point(enum.StrEnum):
-    """Where hooks are run: the folders of hooks.d."""
-
-    PRE_SEND = "pre-send"
-    POST_SEND = "post-send"
-    PRE_RECEIVE = "pre-receive"
-    POST_RECEIVE = "post-receive"
-    FAILED = "failed"
-    FENCE = "fence"  # destination, Remus and COLO: before xl takes the end of the stream for the end of the source
-
-
-class Role(enum.StrEnum):
-    """Which end of the migration this host is."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-
-class Outcome(enum.StrEnum):
-    """How a migration has ended, as far as this host knows."""
-
-    PENDING = ""
-    SUCCESS = "success"  # xl at the destination has reported 0
-    FAILED = "failed"  # the domain does not run at the destination
-    FAILED_OVER = "failed over"  # Remus, COLO: xl here has taken the end of the stream for the end of the source, and started its copy
-    UNKNOWN = "unknown"  # it was cleared to run there, and no report came
 
 
 @dataclass(frozen=True)
@@ -164,6 +139,7 @@ def ask(config: Config, point: Point, facts: Facts, program: str, *, abandon: Ma
         run = _Run(hook, point, facts, program)
         problem = run.until_end(config.hook_timeout, abandon or {})
         if problem:
+            _report(config, run, Event.HOOK_FAILED if point is Point.FENCE else Event.HOOK_REFUSED, run.last_line or problem)
             raise HookError(f"refused by hook {run.name}: {run.last_line or problem}")
         run.say_last()
 
@@ -181,6 +157,13 @@ def tell(config: Config, point: Point, facts: Facts, program: str) -> None:
         run.say_last()
         if problem:
             say(program, f"hook {run.name} has failed: {problem}")
+            _report(config, run, Event.HOOK_FAILED, problem)
+
+
+def _report(config: Config, run: _Run, event: Event, why: str) -> None:
+    events = Events(config, run.program, run.facts.role)
+    events.knows(session=run.facts.session, peer=run.facts.peer, address=run.facts.address, domain=run.facts.domain)
+    events.emit(event, point=run.point, hook=run.hook.name, why=why)
 
 
 class _Run:
@@ -188,11 +171,10 @@ class _Run:
 
     def __init__(self, hook: Path, point: Point, facts: Facts, program: str) -> None:
         self.name = f"{point}/{hook.name}"
+        self.hook, self.point, self.facts, self.program = hook, point, facts, program
         self.last_line = ""
-        self._hook = hook
         self._environment = facts.environment(point)
         self._document = json.dumps(facts.document(point)).encode()
-        self._program = program
         self._rest = b""
         self._lines = 0
 
@@ -230,7 +212,7 @@ class _Run:
             write_all(document, self._document)
             os.lseek(document, 0, os.SEEK_SET)
             return subprocess.Popen(
-                [str(self._hook)],
+                [str(self.hook)],
                 stdin=document,
                 stdout=output,
                 stderr=output,
@@ -294,7 +276,7 @@ class _Run:
         if not line or self._lines > limits.HOOK_LINES_MAX:
             return
         self._lines += 1
-        say(self._program, f"{self.name}: {line}" if self._lines <= limits.HOOK_LINES_MAX else f"hook {self.name} says more; it is left out")
+        say(self.program, f"{self.name}: {line}" if self._lines <= limits.HOOK_LINES_MAX else f"hook {self.name} says more; it is left out")
 
 
 def _forget_signals() -> None:

@@ -24,12 +24,13 @@ from typing import Any
 from ..proto.errors import StateError
 from ..proto.messages import OutcomeState
 from . import store
-from .hooks import Role
+from .roles import Role
 
 # Set aside before a session begins: its lines are some 2 KiB, and others may be writing theirs. One that has begun can then always say that GO came.
 RESERVE_BYTES = 1 << 16
 # A session that is asked about is of this week; 8 MiB are some 4000 sessions.
 ROTATE_BYTES = 8 << 20
+RECENT_SECONDS = 86400.0  # who is paged at night asks for what has happened since
 # Of a file that was never rotated, the newest part is read.
 _READ_BYTES = 64 << 20
 _LINE_MAX = 1 << 16  # bytes; ours are some hundred
@@ -166,14 +167,15 @@ def _read_time(text: object) -> float:
 # ---- reading
 
 
-def entries(state: Path, session: bytes | None = None) -> Iterator[Entry]:
-    """Everything so far, or what there is of one session, oldest first; a line that is damaged is left out."""
+def entries(state: Path, session: bytes | None = None, since: float = 0.0) -> Iterator[Entry]:
+    """Everything so far, or what there is of one session, oldest first; a line that is damaged is left out. ``since``: seconds since 1970."""
     path = state / "journal.jsonl"
     wanted = session.hex().encode() if session is not None else b""
+    least = b'{"time": "' + _written(since).encode() if since else b""
     for name in (_older(path), path):
         try:
             with name.open("rb") as stream:
-                yield from _lines(stream, wanted)
+                yield from _lines(stream, wanted, least)
         except FileNotFoundError:
             continue
         except PermissionError:
@@ -182,14 +184,15 @@ def entries(state: Path, session: bytes | None = None) -> Iterator[Entry]:
             raise StateError(f"{name}: {error.strerror}") from None
 
 
-def _lines(stream: Any, wanted: bytes) -> Iterator[Entry]:
+def _lines(stream: Any, wanted: bytes, least: bytes) -> Iterator[Entry]:
+    """``least``: how the earliest line that is asked for begins; those before it cost a comparison, and no more."""
     excess = os.fstat(stream.fileno()).st_size - _READ_BYTES
     if excess > 0:
         stream.seek(excess)
     whole = True
     while line := stream.readline(_LINE_MAX):
         begun, whole = whole, line.endswith(b"\n")
-        if begun and whole and wanted in line and (entry := _entry(line)) is not None:
+        if begun and whole and line >= least and wanted in line and (entry := _entry(line)) is not None:
             if wanted and entry["session"].encode() != wanted:
                 continue
             yield entry
@@ -275,9 +278,9 @@ class Record:
         return not self.boot or self.boot == boot_id()
 
 
-def records(state: Path) -> list[Record]:
-    """Every session of the journal, in the order in which they began: the newest stands last."""
-    return list(_folded(entries(state)).values())
+def records(state: Path, since: float = 0.0) -> list[Record]:
+    """Every session of the journal, in the order in which they began: the newest stands last. ``since``: by what was written from then on alone."""
+    return list(_folded(entries(state, since=since)).values())
 
 
 def find(state: Path, session_id: bytes, role: Role) -> Record | None:

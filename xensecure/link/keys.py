@@ -42,6 +42,11 @@ def absolute(value: Any) -> str:
     return str(value)
 
 
+def absolute_or(*words: str) -> Callable[[Any], str]:
+    """An absolute path, or one of these words."""
+    return lambda value: str(value) if value in words else absolute(value)
+
+
 def absolute_path(value: Any) -> Path:
     """An absolute path."""
     return Path(absolute(value))

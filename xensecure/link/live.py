@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..proto.errors import StateError
+from ..proto.memory import Memory, duration, progress_words, size
+from ..proto.messages import printable
 from . import store
-from .hooks import Role
+from .roles import Role
 
 _RATE_SECONDS = 5.0  # the rate is that of the last seconds, not of one in which the guest happened to be idle
 _SIZE_MAX = 1 << 16
@@ -27,7 +29,9 @@ _SIZE_MAX = 1 << 16
 class LiveSession:
     """A running session as its process describes it.
 
-    ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970.
+    ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970. Of the pass over the
+    domain's memory: ``pass_number`` (0: none yet), ``percent`` done and seconds ``left`` (None: nobody knows); ``memory``: bytes the domain has (0:
+    not known).
     """
 
     session: str
@@ -43,19 +47,43 @@ class LiveSession:
     state_since: float = 0.0
     since: float = 0.0
     updated: float = 0.0
+    memory: int = 0
+    pass_number: int = 0
+    percent: int | None = None
+    left: float | None = None
+
+    @property
+    def figures(self) -> str:
+        """Bytes, time, rate and the pass, for people."""
+        running = duration(max(0.0, time.time() - self.since))
+        resumed = f", resumed {self.resumptions} times" if self.resumptions else ""
+        return f"{self.copied}{size(self.bytes)} in {running}, {size(self.rate)}/s now{resumed}"
+
+    @property
+    def copied(self) -> str:
+        """How far the domain's memory has come, for people, with ", " behind it; "" where nobody knows."""
+        words = progress_words(self.pass_number, self.percent, self.memory, self.left)
+        return words and f"{words}, "
+
+    @property
+    def line(self) -> str:
+        """All of it in one line, for people."""
+        name, phase = printable(self.domain) or "a domain without a name yet", printable(self.phase) or "start"
+        direction = "to" if self.role is Role.SOURCE else "from"
+        return f"{name} {direction} {self.peer}: {printable(self.state)}, phase {phase}, {self.figures}; session {self.session}"
 
 
 class Live:
     """Says that a session runs, until it is closed or its process ends.
 
-    It never fails a session: where the folder cannot be used, ``problem`` says why, and nothing is shown. ``update`` takes the fields of
+    It never fails a session: where the folder cannot be used, ``problem`` says why, and nothing is shown to others. ``update`` takes the fields of
     LiveSession by name; the rate follows from ``bytes`` unless it is given.
     """
 
     def __init__(self, run: Path, session: bytes, *, role: Role, peer: str, domain: str = "") -> None:
         now = time.time()
         times: dict[str, Any] = {"since": now, "state_since": now, "updated": now}
-        self._shown = LiveSession(session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), **times)
+        self.shown = LiveSession(session=session.hex(), role=Role(role), peer=peer, domain=domain, pid=os.getpid(), **times)
         self._path = run / "status" / f"{session.hex()}.{role}.json"
         self._lock = -1
         self._rate_from = (time.monotonic(), 0)
@@ -67,16 +95,20 @@ class Live:
         except (StateError, OSError) as error:
             self._fail(error)
 
-    def update(self, **changes: Any) -> None:
-        """Show what has changed; cheap enough for once a second."""
-        if self._lock < 0:
-            return
+    def update(self, copied: Memory | None = None, **changes: Any) -> None:
+        """Show what has changed; cheap enough for once a second. ``copied``: the pass that is being made."""
         if "bytes" in changes and "rate" not in changes:
             changes["rate"] = self._rate(changes["bytes"])
+        if copied is not None:
+            left = copied.seconds(changes.get("rate", self.shown.rate))
+            changes |= {"memory": copied.total, "pass_number": copied.number, "percent": copied.percent}
+            changes["left"] = None if left is None else round(left, 1)
         now = time.time()
-        if changes.get("state", self._shown.state) != self._shown.state:
+        if changes.get("state", self.shown.state) != self.shown.state:
             changes["state_since"] = now
-        self._shown = replace(self._shown, **changes, updated=now)
+        self.shown = replace(self.shown, **changes, updated=now)
+        if self._lock < 0:
+            return
         try:
             self._write()
         except OSError as error:
@@ -85,8 +117,8 @@ class Live:
     def _rate(self, total: int) -> float:
         now = time.monotonic()
         then, before = self._rate_from
-        if now - then < _RATE_SECONDS / 2 and self._shown.rate:
-            return self._shown.rate
+        if now - then < _RATE_SECONDS / 2 and self.shown.rate:
+            return self.shown.rate
         if now - then >= _RATE_SECONDS / 2:
             self._rate_from = (now, total)
         return round(max(0, total - before) / max(now - then, 0.001))
@@ -97,7 +129,7 @@ class Live:
             aside.unlink()
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            store.write_all(descriptor, json.dumps(asdict(self._shown)).encode())
+            store.write_all(descriptor, json.dumps(asdict(self.shown)).encode())
         finally:
             os.close(descriptor)
         aside.replace(self._path)
@@ -143,7 +175,9 @@ def _read(path: Path) -> LiveSession:
         raise TypeError
     names = {field.name for field in fields(LiveSession)}
     shown = LiveSession(**{name: value for name, value in document.items() if name in names})
-    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.since, shown.state_since, shown.updated)
+    times = (shown.since, shown.state_since, shown.updated)
+    known = tuple(number for number in (shown.percent, shown.left) if number is not None)
+    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.memory, shown.pass_number, *times, *known)
     words = (shown.session, shown.peer, shown.domain, shown.phase, shown.state)
     if not all(isinstance(number, (int, float)) for number in numbers) or not all(isinstance(word, str) for word in words):
         raise TypeError

@@ -21,6 +21,17 @@ def domain_name(head: bytes) -> str:
     return printable(name.encode("utf-8", "replace")[: limits.DOMAIN_NAME_MAX].decode("utf-8", "ignore")) if isinstance(name, str) else "?"
 
 
+def domain_memory(head: bytes) -> int:
+    """Bytes of memory that a domain has by its configuration (JSON, libxl's ``b_info.target_memkb`` or ``max_memkb``); 0 if it does not say."""
+    try:
+        build = json.loads(head)["b_info"]
+        kilobytes = build.get("target_memkb", build.get("max_memkb"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return 0
+    fits = isinstance(kilobytes, int) and not isinstance(kilobytes, bool) and 0 < kilobytes <= limits.DOMAIN_MEMORY_MAX >> 10
+    return kilobytes << 10 if fits else 0
+
+
 def configuration(head: bytes) -> dict[str, Any]:
     """A domain's configuration as an object; ProtocolError for what two readers could understand differently.
 

@@ -79,6 +79,21 @@ class ProtocolError(PeerError):
     exit_code = 10
 
 
+class Cause(enum.StrEnum):
+    """Why somebody has not proved to be the peer: for events and metrics."""
+
+    UNKNOWN_KEY = "unknown_key"
+    WRONG_PROOF = "wrong_proof"
+    WRONG_TLS_KEY = "wrong_tls_key"
+    WRONG_CERTIFICATE = "wrong_certificate"
+    TLS = "tls"  # TLS came to no end, or without a certificate
+    NOT_ACCEPTED = "not_accepted"  # the other side does not take us for its peer
+    KEY_REPLACED = "key_replaced"  # the link key was renewed, or the peer forgotten, at this very moment
+    IDENTITY_CHANGED = "identity_changed"  # of this host, since its daemons have started
+    WRONG_CHALLENGE = "wrong_challenge"  # a receiver that was taken over
+    MALFORMED = "malformed"
+
+
 class AuthenticationError(PeerError):
     """The other side has not proved to be the peer, or does not take us for one.
 
@@ -87,9 +102,10 @@ class AuthenticationError(PeerError):
 
     exit_code = 11
 
-    def __init__(self, message: str, *, impostor: bool = False) -> None:
+    def __init__(self, message: str, *, impostor: bool = False, cause: Cause = Cause.TLS) -> None:
         super().__init__(message)
         self.impostor = impostor
+        self.cause = cause
 
 
 class RefusedError(PeerError):

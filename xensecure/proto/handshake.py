@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import limits
-from .errors import AuthenticationError, ProtocolError
+from .errors import AuthenticationError, Cause, ProtocolError
 from .keyschedule import DirectionKeys, KeySchedule, Transcript, proofs_equal
 from .messages import MESSAGE_HEADER_LEN, DestinationHello, Feature, MessageType, SourceHello, message_body, push_message
 from .tls import RECORD_HEADER_LEN, Credentials, TlsChannel, certificate_names, certificate_pin, record_length
@@ -234,7 +234,9 @@ class SourceHandshake(_Handshake):
             self.schedule.destination_proof(), message_body(message, MessageType.DESTINATION_PROOF)
         ):
             raise AuthenticationError(
-                "the destination's proof is wrong: it does not hold our link key; this may be a man in the middle", impostor=True
+                "the destination's proof is wrong: it does not hold our link key; this may be a man in the middle",
+                impostor=True,
+                cause=Cause.WRONG_PROOF,
             )
 
     def prove(self, link_key: bytes) -> None:
@@ -324,7 +326,7 @@ def require_name(names: tuple[str, ...], accepted: tuple[str, ...]) -> None:
     """CA mode: one of the certificate's names must be one of the peer's (T3); AuthenticationError otherwise."""
     if not {name.lower() for name in names} & {name.lower() for name in accepted}:
         shown = ", ".join(names) or "no name"
-        raise AuthenticationError(f"the certificate is for {shown}, not for {' or '.join(accepted)}", impostor=True)
+        raise AuthenticationError(f"the certificate is for {shown}, not for {' or '.join(accepted)}", impostor=True, cause=Cause.WRONG_CERTIFICATE)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from .errors import ProtocolError, Reason
 from .handshake import AuthenticationRequest, LinkKeys
 from .hostreport import HostReport
 from .keyschedule import DirectionKeys
+from .memory import Memory
 from .messages import Exit, Outcome, Refusal
 from .request import ReceiveRequest
 from .wire import Reader, pull_texts, push_text, push_texts, push_uint, push_vector
@@ -264,22 +265,28 @@ class Milestone(enum.IntEnum):
     INTERRUPTED = 8  # the link is lost; ``why``
     RESUMED = 9
     INPUT_ENDED = 10  # the source has ended xl's input
+    LANE_LOST = 11  # one connection of several; ``why``: not for the journal
 
 
 @dataclass(frozen=True)
 class Note:
-    """One milestone: the domain's name ("" if unknown), stream bytes so far, xl's status byte (REPORT; else 0), a word on why (LOST)."""
+    """One milestone: the domain's name ("" if unknown), stream bytes so far, xl's status byte (REPORT; with INTERRUPTED and LANE_LOST
+    why in one word: Lost of the engine; else 0), more words on why, and how far the domain's memory has come.
+    """
 
     milestone: Milestone
     domain: str = ""
     stream_bytes: int = 0
     status: int = 0
     why: str = ""
+    memory: Memory = field(default_factory=Memory)
 
     def push(self) -> bytes:
         """The packet."""
+        memory = self.memory
         head = push_empty(Kind.NOTE) + push_uint(self.milestone, 1) + push_uint(self.stream_bytes, 8) + push_uint(self.status, 1)
-        return head + push_text(self.domain, 1) + push_text(self.why, 2)
+        counts = b"".join(push_uint(count, 8) for count in (memory.total, memory.number, memory.sent, memory.frame, memory.frame_max))
+        return head + counts + push_text(self.domain, 1) + push_text(self.why, 2)
 
     @classmethod
     def pull(cls, packet: bytes) -> Note:
@@ -289,8 +296,10 @@ class Note:
         if milestone not in Milestone.__members__.values():
             raise reader.fault(f"milestone {milestone}")
         stream_bytes, status = reader.pull_uint(8), reader.pull_uint(1)
+        memory = Memory(*(reader.pull_uint(8) for _ in range(5)))
         note = cls(
             milestone=Milestone(milestone),
+            memory=memory,
             stream_bytes=stream_bytes,
             status=status,
             domain=reader.pull_text(1),

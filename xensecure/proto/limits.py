@@ -74,6 +74,7 @@ TURNED_AWAY_PAUSE_MAX_SECONDS: Final = 2.0  # as RESUME_PAUSE_MAX_SECONDS
 SESSIONS_MAX: Final = 64  # receives at once; each may hold WINDOW bytes: 4 GiB in the worst case
 LAUNCHER_MESSAGE_MAX: Final = 1 << 15  # bytes of one message between receiver and launcher: two hellos and a domain's name
 DOMAIN_NAME_MAX: Final = 255  # bytes; xl's own names are shorter, and a receiver that was taken over must not fill the journal
+DOMAIN_MEMORY_MAX: Final = 1 << 52  # bytes; what any CPU that Xen runs on can address (Intel SDM volume 3A, 4.1.4)
 CONFIGURATION_MAX: Final = 1 << 20  # bytes of a domain's configuration that hooks are shown: XS_XL_HEAD_MAX of csrc/engine.h; xl writes some KiB
 CONFIGURATION_DEPTH_MAX: Final = 32  # objects and lists in each other; libxl's go six deep, and Python's stack is finite
 LINK_KEY_AGE_DAYS: Final = 365  # after that `doctor` asks for a new one: NIST SP 800-57 part 1, 5.3.6, gives a key-derivation key about a year

@@ -17,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL, crypto
 
 from . import limits
-from .errors import AuthenticationError, ProtocolError
+from .errors import AuthenticationError, Cause, ProtocolError
 from .keyschedule import EXPORTER_LABEL
 
 ALPN = b"xensecure/1"
@@ -198,15 +198,17 @@ class TlsChannel:
 
     def _error(self, error: SSL.Error) -> AuthenticationError | ProtocolError:
         if self._wrong_pin:
-            return AuthenticationError(_WRONG_PIN, impostor=True)
+            return AuthenticationError(_WRONG_PIN, impostor=True, cause=Cause.WRONG_TLS_KEY)
         if self._chain_error:
             return AuthenticationError(
-                f"TLS: the peer's certificate is not accepted here: {self._chain_error}; see [trust] on both hosts", impostor=True
+                f"TLS: the peer's certificate is not accepted here: {self._chain_error}; see [trust] on both hosts",
+                impostor=True,
+                cause=Cause.WRONG_CERTIFICATE,
             )
         texts = [entry[-1] for entry in error.args[0]] if error.args and isinstance(error.args[0], list) else []
         text = ", ".join(str(part) for part in texts if part) or "unknown error"
         if "certificate" in text or "unknown ca" in text:  # the latter: the peer's alert, RFC 8446 section 6.2
-            return AuthenticationError(f"TLS: {text}; one side does not accept the other's certificate")
+            return AuthenticationError(f"TLS: {text}; one side does not accept the other's certificate", cause=Cause.WRONG_CERTIFICATE)
         return ProtocolError(f"TLS: {text}; the peer does not speak TLS 1.3 as xensecure does")
 
     def feed(self, record: bytes) -> bytes:
@@ -235,7 +237,7 @@ class TlsChannel:
             raise ProtocolError(f"TLS: the key-exchange group {self.group} was negotiated, which is not one of {', '.join(GROUPS.values())}")
         if self._expected_pin is not None and certificate_pin(self.peer_certificate()) != self._expected_pin:
             # Not reached unless OpenSSL came here without having asked _judge about the peer's own certificate.
-            raise AuthenticationError(_WRONG_PIN, impostor=True)
+            raise AuthenticationError(_WRONG_PIN, impostor=True, cause=Cause.WRONG_TLS_KEY)
 
     def send(self, plaintext: bytes) -> None:
         """Queue plaintext; ``drain`` gives the records."""

@@ -14,7 +14,7 @@ from ..link.connection import Deadline, FrameChannel, Target, Wire, connect, fra
 from ..link.engine import compiled_features, find_backend
 from ..link.peers import LinkKey, Peer, Peers, wipe_keys
 from ..proto import limits
-from ..proto.errors import AuthenticationError, ProtocolError, RefusedError, StateError, TurnedAwayError, UsageError
+from ..proto.errors import AuthenticationError, Cause, ProtocolError, RefusedError, StateError, TurnedAwayError, UsageError
 from ..proto.handshake import SourceHandshake, State, source_link_keys
 from ..proto.keyschedule import KeySchedule
 from ..proto.messages import Feature, FrameType, Purpose, Refusal, SourceHello
@@ -107,13 +107,13 @@ def _confirmed(sock: socket.socket, deadline: Deadline, handshake: SourceHandsha
         handshake.prove(key)
         run_handshake(wire, handshake, State.CONFIRMED)
         if handshake.schedule is None:
-            raise AuthenticationError("confirmed without a key schedule")
+            raise AuthenticationError("confirmed without a key schedule", cause=Cause.MALFORMED)
         channel = frames_after(sock, wire, handshake, source_link_keys(handshake.schedule), cipher=cipher)
         return Connection(channel=channel, schedule=handshake.schedule, group=handshake.tls.group_name, features=handshake.features)
     except BaseException as error:
         sock.close()
         if isinstance(error, AuthenticationError) and error.impostor:
-            raise AuthenticationError(f"SECURITY: {answerer}: {error}", impostor=True) from None
+            raise AuthenticationError(f"SECURITY: {answerer}: {error}", impostor=True, cause=error.cause) from None
         raise
 
 
@@ -133,7 +133,7 @@ def reach(
     """
     tried: set[bytes] = set()
     peer: Peer | None = route.peer
-    refused = AuthenticationError(f"{route.peer.name} was forgotten here meanwhile")
+    refused = AuthenticationError(f"{route.peer.name} was forgotten here meanwhile", cause=Cause.KEY_REPLACED)
     while peer is not None and (untried := [link_key for link_key in peer.keys if link_key.id not in tried]):
         try:
             for link_key in reversed(untried):

@@ -28,15 +28,15 @@ class MigrationHooks:
         self._config = config
         self._program = program
         self._start = time.monotonic()
-        self._facts = Facts(role=Role.SOURCE, host=config.name, peer=host, request=tuple(request.arguments()), domain=_named_to_xl())
+        self.facts = Facts(role=Role.SOURCE, host=config.name, peer=host, request=tuple(request.arguments()), domain=_named_to_xl())
         self._checkpointed = request.checkpointed
         self._phase = Phase.START
         self._status = -1
 
     def knows(self, *, peer: str = "", address: str = "", session: str = "") -> None:
         """Keep what has become known; "" changes nothing."""
-        facts = self._facts
-        self._facts = replace(facts, peer=peer or facts.peer, address=address or facts.address, session=session or facts.session)
+        facts = self.facts
+        self.facts = replace(facts, peer=peer or facts.peer, address=address or facts.address, session=session or facts.session)
 
     def has_seen(self, stats: Stats, head: bytes, status: int) -> None:
         """Keep how far it has come: the last word before the pump is closed.
@@ -44,22 +44,22 @@ class MigrationHooks:
         ``head``: the domain's configuration, b"" if it has not passed; ``status``: what xl there has reported, -1 if nothing.
         """
         self._phase, self._status = stats.phase, status
-        self._facts = replace(self._facts, stream_bytes=stats.channel_bytes[0])
+        self.facts = replace(self.facts, stream_bytes=stats.channel_bytes[0])
         if head:
-            self._facts = replace(self._facts, domain=domain_name(head), configuration=_readable(head))
+            self.facts = replace(self.facts, domain=domain_name(head), configuration=_readable(head))
 
     def before(self, wake: int) -> None:
         """Run pre-send; HookError if a hook says no, or xl goes away or ``wake`` becomes readable meanwhile."""
         # xl's end of our standard input: no events but the hang-up, for xl says nothing before the destination's banner.
         abandon = {_STDIN: 0, wake: select.POLLIN}
-        ask(self._config, Point.PRE_SEND, self._facts, self._program, abandon=abandon)
+        ask(self._config, Point.PRE_SEND, self.facts, self._program, abandon=abandon)
 
     def after(self, reason: str) -> None:
         """Run post-send or failed, in a process of their own: xl may wait for the end of ours. ``reason``: what went wrong, in words."""
-        outcome = self._outcome()
+        outcome = self.outcome
         point = Point.POST_SEND if outcome is Outcome.SUCCESS else Point.FAILED
         seconds = time.monotonic() - self._start
-        self._facts = replace(self._facts, outcome=outcome, reason="" if point is Point.POST_SEND else reason, seconds=seconds)
+        self.facts = replace(self.facts, outcome=outcome, reason="" if point is Point.POST_SEND else reason, seconds=seconds)
         try:
             if not find_hooks(self._config.hooks, point) or os.fork() != 0:
                 return
@@ -68,11 +68,13 @@ class MigrationHooks:
             return
         try:
             _let_go_of_xl()
-            tell(self._config, point, self._facts, self._program)
+            tell(self._config, point, self.facts, self._program)
         finally:
             os._exit(0)
 
-    def _outcome(self) -> Outcome:
+    @property
+    def outcome(self) -> Outcome:
+        """How it has ended, as far as has been seen."""
         if self._status == 0:
             return Outcome.SUCCESS
         # With Remus the end of the stream is the source's death to the destination, which then starts its copy and reports nothing.
@@ -102,7 +104,7 @@ def _let_go_of_xl() -> None:
     """In the child: no pipe, socket, process group or terminal of xl's and ours but standard error."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor in (_STDIN, _STDOUT):

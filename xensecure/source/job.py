@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..link.config import HostOptions
+from ..link.say import say
 from ..proto.errors import HookError, LinkLostError
 from ..proto.request import ReceiveRequest
 
+PROGRAM = "xensecure"
 _STOPPED = "stopped by SIGTERM; the domain stays on this host"
 
 
@@ -29,18 +31,20 @@ class StopSignal:
     """SIGTERM: ends the making of a connection at once; after ``defer`` something to be asked for, and a descriptor that wakes the pump.
 
     SIGINT is left to xl, which is in our process group: it ends, and so does our standard input. So does SIGHUP of a terminal that is closed; sent to
-    us it asks for the configuration to be read again.
+    us it asks for the configuration to be read again. SIGUSR1 asks for a line on how far it is.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.hung_up = False
+        self.asks_status = False
         self._deferred = self._held = False
         self.wake, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGUSR1, self._ask_status)
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
@@ -68,6 +72,14 @@ class StopSignal:
         self.hung_up = True
         if self._held:
             self.drain()  # it is for later, and must not end the hooks
+
+    def _ask_status(self, _number: int, _frame: object) -> None:
+        if self._deferred and not self._held:
+            self.asks_status = True
+            return
+        say(PROGRAM, "no session yet: a hook runs, or the connection is being made")
+        if self._held:
+            self.drain()  # it must not end the hooks
 
     def ring(self) -> None:
         """Make ``wake`` readable; from any thread."""

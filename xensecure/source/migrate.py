@@ -15,7 +15,7 @@ from ..proto.errors import XensecureError
 from ..proto.messages import Accept, FrameType, Open, Outcome, Purpose
 from ..proto.request import ReceiveRequest
 from ..proto.tls import Credentials
-from .establish import Connection, accepted_payload, find_route, reach
+from .establish import Connection, Route, accepted_payload, find_route, reach
 from .guard import Guard
 from .hooked import MigrationHooks
 from .job import Job, StopSignal
@@ -38,7 +38,7 @@ def migrate(config: Config, job: Job) -> int:
     try:
         ended = _carry(config, job, stop, hooks, record)
     except Exception as error:
-        record.end(str(error))
+        record.end(str(error), error)
         hooks.after(str(error))
         raise
     record.end(ended.why)
@@ -57,7 +57,8 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, re
     with stop.held():
         hooks.before(stop.wake)
     credentials = load_credentials(config)
-    connection = reach(config, peers, credentials, route, Purpose.MIGRATE)
+    with record.watching():
+        connection = reach(config, peers, credentials, route, Purpose.MIGRATE)
     wipe(connection.schedule.secret())  # the frames' keys are made; nothing else is to follow from it
     hooks.knows(address=peer_address(connection.channel.sock))
     if job.options.verbose:
@@ -76,12 +77,13 @@ def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, re
             peer=route.peer.name,
             details=details,
             quiet=job.options.quiet,
+            verbose=job.options.verbose > 0,
             checkpointed=job.request.checkpointed,
             compressed=compression is not Compression.OFF,
         )
         makers = Makers(
-            join=functools.partial(join_session, config, credentials, route, accept.session_id),
-            resume=functools.partial(_resume, config, credentials, job, guard, accept.session_id),
+            join=functools.partial(_join, config, credentials, route, accept.session_id, record),
+            resume=functools.partial(_resume, config, credentials, job, guard, accept.session_id, record),
         )
         return Session(connection, accept, job, stop, progress, record, compression, makers, guard).run()
     finally:
@@ -98,10 +100,18 @@ def open_session(connection: Connection, request: ReceiveRequest) -> Accept:
     return Accept.pull(accepted_payload(connection))
 
 
-def _resume(config: Config, credentials: Credentials, job: Job, guard: Guard, session_id: bytes, seconds: float) -> Connection | Outcome:
+def _join(config: Config, credentials: Credentials, route: Route, session_id: bytes, record: SourceRecord) -> Connection:
+    with record.watching():
+        return join_session(config, credentials, route, session_id)
+
+
+def _resume(
+    config: Config, credentials: Credentials, job: Job, guard: Guard, session_id: bytes, record: SourceRecord, seconds: float
+) -> Connection | Outcome:
     """One attempt, with the options as the configuration has them by now: somebody may have given the peer another address."""
     try:
         options = job.reread()
     except XensecureError:
         options = job.options
-    return resume_session(config, credentials, job.host, shortened(options, seconds), guard, session_id)
+    with record.watching():
+        return resume_session(config, credentials, job.host, shortened(options, seconds), guard, session_id)

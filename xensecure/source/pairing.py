@@ -16,6 +16,7 @@ from ..link.peers import KEYS_KEPT, LinkKey, Peer, Peers
 from ..proto import limits
 from ..proto.errors import (
     AuthenticationError,
+    Cause,
     ConnectError,
     LinkError,
     LinkLostError,
@@ -243,7 +244,9 @@ def _prove(config: Config, peers: Peers, host: str, new: bytes) -> Peer:
     reach(config, peers, load_credentials(config), find_route(config, peers, host, options), Purpose.ROTATE).channel.close()
     peer = find_route(config, peers, host, options).peer
     if [key.id for key in peer.keys] != [new]:
-        raise AuthenticationError(f"{peer.name} did not take the new link key; the one before still works; run 'xensecurectl rotate {host}' again")
+        raise AuthenticationError(
+            f"{peer.name} did not take the new link key; the one before still works; run 'xensecurectl rotate {host}' again", cause=Cause.NOT_ACCEPTED
+        )
     return peer
 
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 
 from ..link.engine import Phase, Stats
+from ..link.live import LiveSession
 from ..link.say import say
+from ..proto.memory import duration, size
 
 PROGRAM = "xensecure"
 _INTERVAL = 0.5  # seconds between two progress lines: readable, and no load
 _IDLE = 3600.0  # seconds; without a terminal nothing has to be shown
+_LINE_SECONDS = 10.0  # between two lines that stay, with -v and no terminal: six a minute in xl's log
 
 
 class Progress:
     """Shows one session.
 
-    Arguments: ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing; ``checkpointed``: this is
-    no move, but goes on until one of the hosts ends; ``compressed``: the stream is compressed, and what that has left is told.
+    Arguments: ``peer``: the destination's name; ``details``: key-exchange group and backend; ``quiet``: show nothing; ``verbose``: lines now and then
+    where there is no terminal; ``checkpointed``: this is no move, but goes on until one of the hosts ends; ``compressed``: the stream is compressed,
+    and what that has left is told.
     """
 
-    def __init__(self, *, peer: str, details: str, quiet: bool, checkpointed: bool = False, compressed: bool = False) -> None:
+    def __init__(
+        self, *, peer: str, details: str, quiet: bool, verbose: bool = False, checkpointed: bool = False, compressed: bool = False
+    ) -> None:
         self.domain = "?"
         self.connections = 1
         self._checkpointed = checkpointed
@@ -30,7 +37,9 @@ class Progress:
         self._details = details
         self._quiet = quiet
         self._moving = not quiet and sys.stderr.isatty()
-        self._start = time.monotonic()
+        self._lines = verbose and not quiet and not self._moving
+        self._start = self._line_at = time.monotonic()
+        self._pass_number = 0
         self._said = False
         self._width = 0
 
@@ -39,14 +48,32 @@ class Progress:
         """Seconds until ``show`` wants to be called again."""
         return _INTERVAL if self._moving else _IDLE
 
-    def show(self, stats: Stats) -> None:
+    def show(self, stats: Stats, shown: LiveSession) -> None:
         """Renew the progress line, on a terminal."""
-        if not self._moving or self._said:
+        if self._said or not (self._moving or self._lines):
             return
-        line = f"{PROGRAM}: {self.domain} to {self._peer}: {self._figures(stats)}"
+        text = f"{self.domain} to {self._peer}: {shown.copied}{self._figures(stats)}"
+        if self._lines:
+            self._say_now_and_then(text, shown.pass_number)
+            return
+        line = f"{PROGRAM}: {text}"[: self._columns()]
         # The cursor goes back at once: what xl writes meanwhile then stands over the line, not behind it.
         os.write(2, f"{line.ljust(self._width)}\r".encode())
         self._width = len(line)
+
+    @staticmethod
+    def _columns() -> int | None:
+        """How long a line may be: one that is broken in two does not move."""
+        with contextlib.suppress(OSError):
+            return max(0, os.get_terminal_size(2).columns - 1) or None
+        return None
+
+    def _say_now_and_then(self, text: str, pass_number: int) -> None:
+        """Where no line can move: one that stays, when a new pass has begun and every some seconds."""
+        now = time.monotonic()
+        if pass_number != self._pass_number or now >= self._line_at + _LINE_SECONDS:
+            self._line_at, self._pass_number = now, pass_number
+            say(PROGRAM, text)
 
     def _figures(self, stats: Stats) -> str:
         seconds = max(time.monotonic() - self._start, 0.001)
@@ -83,19 +110,3 @@ class Progress:
         say(PROGRAM, line)
         self._said = True
 
-
-def size(count: float) -> str:
-    """Bytes as people read them (binary units)."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"

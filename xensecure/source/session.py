@@ -153,6 +153,7 @@ class Session:
             return self._on_aborted(stats)
         elif event is Event.LANE_LOST:
             self._lanes.lost(stats, broken=bool(self._guard.stopped))
+            self._record.lane_lost(stats, why_lost(stats.lane_lost, stats.lane_errno))
         else:
             self._stop.drain()
             if self._stop.asked:
@@ -162,9 +163,18 @@ class Session:
             if self._stop.hung_up:
                 self._stop.hung_up = False
                 self._options = change_limit(self._pump, self._reread, self._options)
-            self._progress.show(stats)
             self._record.progress(stats, self.resumptions, reconnecting=self._resumption is not None)
+            self._show(stats)
         return self._without_link(self._pump.stats()) if self._lost_at else None
+
+    def _show(self, stats: Stats) -> None:
+        shown = self._record.shown
+        if shown is None:
+            return
+        self._progress.show(stats, shown)
+        if self._stop.asks_status:
+            self._stop.asks_status = False
+            say(PROGRAM, shown.line)
 
     def _phase(self, stats: Stats) -> None:
         if stats.phase is Phase.HEAD:
@@ -174,7 +184,7 @@ class Session:
             self._progress.done(stats)
         elif stats.phase is Phase.READY:
             self._taken_at_ready = stats.taken[0]
-        self._record.phase(stats, self._progress.domain)
+        self._record.phase(stats, self._pump.head())
 
     # ---- a lost link
 
@@ -199,7 +209,7 @@ class Session:
     def _start_resumption(self, stats: Stats) -> None:
         window = self._window(stats)
         if window and not _is_reported(stats):
-            self._record.lost(self._why)
+            self._record.lost(stats.lost, self._why)
             for_how_long = "without end" if window == limits.ENDLESS_SECONDS else f"for {window} s"
             say(PROGRAM, f"link lost: {self._why}; xl waits while a new connection is tried {for_how_long}")
             self._resumption = Resumption(self._makers.resume, wake=self._stop.ring)

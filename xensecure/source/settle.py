@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from ..link.config import Config
+from ..link.events import Event, Events
 from ..link.hooks import Role
 from ..link.journal import GOING_ON, Journal, Record, records
 from ..link.live import live_sessions
@@ -26,6 +27,9 @@ def settle(config: Config, peer: str) -> None:
             answer = ask_outcome(config, peer, bytes.fromhex(record.session), own_word(record))
             if answer.state is not OutcomeState.GOING_ON:
                 keep(config, record, answer)
+                events = Events(config, PROGRAM, Role.SOURCE)
+                events.knows(session=record.session, peer=peer, address=record.address, domain=record.domain)
+                events.emit(Event.OUTCOME_SETTLED, state=answer.state.words, status=answer.status, why=answer.text)
                 say(PROGRAM, f"{peer} says of {record.domain or 'a domain'} that was sent before: {answer.state.words}: {answer.text}")
 
 

@@ -8,8 +8,8 @@ from ..link.config import HostOptions
 from ..link.engine import Compression, Pump, compiled_features
 from ..link.say import say
 from ..proto.errors import XensecureError
+from ..proto.memory import size
 from ..proto.messages import Feature
-from .progress import size
 
 PROGRAM = "xensecure"
 _COMPRESSIONS = {"off": Compression.OFF, "auto": Compression.AUTO, "zstd": Compression.ZSTD}

@@ -14,8 +14,8 @@ from typing import Any
 from ..link.config import Config
 from ..link.say import say
 from ..link.xl import XenInfo, run_xl, xl_info
-from ..proto.errors import Reason, RefusedError, SystemFailure
-from ..proto.policy import shown_value
+from ..proto.errors import SystemFailure
+from ..proto.policy import PolicyRefusedError, shown_value
 
 PROGRAM = "xensecure-launcher"
 _XL_CONF = Path("/etc/xen/xl.conf")
@@ -64,7 +64,7 @@ def _balloons(xl_conf: Path, commandline: str) -> bool:
 
 
 def require_memory(config: Config, configuration: Mapping[str, Any], key: str, xen: XenInfo | None = None) -> None:
-    """RefusedError if the domain has no room here; where xl cannot say, it does when the domain is built.
+    """PolicyRefusedError if the domain has no room here; where xl cannot say, it does when the domain is built.
 
     ``key``: of the policy, for people. ``xen``: what xl has just said, if it has been asked; without memory if it did not.
     """
@@ -78,5 +78,4 @@ def require_memory(config: Config, configuration: Mapping[str, Any], key: str, x
     need = needed_memory(configuration)
     if need > available:
         value = shown_value((configuration.get("b_info") or {}).get("target_memkb"))
-        short = f"it needs {need} MiB there, and {available} MiB could be had"
-        raise RefusedError(f"b_info.target_memkb = {value} is refused by the destination's policy: {short} ({key})", Reason.NOT_ALLOWED)
+        raise PolicyRefusedError("b_info.target_memkb", value, f"it needs {need} MiB there, and {available} MiB could be had ({key})")

@@ -22,6 +22,7 @@ from ..proto import launcher, limits, xlwords
 from ..proto.errors import HookError, ProtocolError, Reason, RefusedError, StateError, SystemFailure
 from ..proto.launcher import Kind, Milestone, Note, Wish
 from ..proto.messages import Exit, ExitKind, OutcomeState
+from ..proto.policy import PolicyRefusedError
 from ..proto.request import ReceiveRequest
 from . import xl
 from .admission import Admission
@@ -213,7 +214,10 @@ class Session:
         self._refused = True
         self._lost = str(refusal)
         self._record("refused", by="launcher", why=self._lost)
-        self._events.emit(Event.REFUSED, cause=refusal.reason.name.lower(), why=self._lost)
+        if isinstance(refusal, PolicyRefusedError):
+            self._events.emit(Event.POLICY_REFUSED, key=refusal.key, value=refusal.value, rule=refusal.rule)
+        else:
+            self._events.emit(Event.REFUSED, cause=refusal.reason.name.lower(), why=self._lost)
         self._receive.forget_stdin()
         with contextlib.suppress(SystemFailure):
             self._packets.send(launcher.push_refused(refusal.reason, self._lost))

@@ -61,8 +61,16 @@ class Policy:
         return f"[policy.peer.{self.peer}] {key}" if key in self.own else f"[policy] {key}"
 
 
+class PolicyRefusedError(RefusedError):
+    """A domain that may not come. ``key``: of its configuration; ``value``: what stands there, for people; ``rule``: which one forbids it."""
+
+    def __init__(self, key: str, value: str, rule: str) -> None:
+        super().__init__(f"{key} = {value} is refused by the destination's policy: {rule}", Reason.NOT_ALLOWED)
+        self.key, self.value, self.rule = key, value, rule
+
+
 def judge(policy: Policy, configuration: Mapping[str, Any]) -> None:
-    """RefusedError, with key, value and rule in its text, unless a domain of that configuration may come."""
+    """PolicyRefusedError unless a domain of that configuration may come."""
     if policy.looks:
         _Judge(policy).domain(configuration)
 
@@ -88,8 +96,8 @@ class _Judge:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
-    def _refuse(self, place: _Place, value: Any, rule: str) -> RefusedError:
-        return RefusedError(f"{place.shown} = {shown_value(value)} is refused by the destination's policy: {rule}", Reason.NOT_ALLOWED)
+    def _refuse(self, place: _Place, value: Any, rule: str) -> PolicyRefusedError:
+        return PolicyRefusedError(place.shown, shown_value(value), rule)
 
     def domain(self, configuration: Mapping[str, Any]) -> None:
         """The whole. A name must be there, for xl takes a domain without one."""

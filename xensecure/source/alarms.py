@@ -40,9 +40,12 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Alarm:
-    """One suspicion; ``text`` says it, with what was and what is."""
+    """One suspicion, about an interface: what was and what is, and ``text``, which says it."""
 
     kind: Kind
+    interface: str
+    was: str
+    now: str
     text: str
 
 
@@ -96,15 +99,17 @@ def judge(first: First, seen: Seen, known: Known) -> list[Alarm]:
         return []
     alarms = []
     if known.interface and way.name != known.interface:
-        alarms.append(Alarm(Kind.INTERFACE, f"the route to {seen.ends.peer} goes over {way.name}, and not over {known.interface}"))
+        words = f"the route to {seen.ends.peer} goes over {way.name}, and not over {known.interface}"
+        alarms.append(Alarm(Kind.INTERFACE, way.name, known.interface, way.name, words))
     elif first.way is not None and not _is_same(first.way, way):
-        alarms.append(Alarm(Kind.ROUTE, f"the route to {seen.ends.peer} went {_over(first.way, seen.ends)}, and goes {_over(way, seen.ends)} now"))
+        was, now = _over(first.way, seen.ends), _over(way, seen.ends)
+        alarms.append(Alarm(Kind.ROUTE, way.name, was, now, f"the route to {seen.ends.peer} went {was}, and goes {now} now"))
     if hop is None or hop.state & _FIXED:
         return alarms
     alarms += [_shared(seen, way, hop, other) for other in _others(seen.entries, hop, known.addresses)]
     if first.way is not None and _is_same(first.way, way) and first.hardware not in ("", hop.hardware):
         words = f"the hardware address of {_named(way, seen.ends)} on {way.name} was {first.hardware}, and is {hop.hardware} now"
-        alarms.append(Alarm(Kind.HARDWARE, words))
+        alarms.append(Alarm(Kind.HARDWARE, way.name, first.hardware, hop.hardware, words))
     return alarms
 
 
@@ -135,7 +140,7 @@ def _over(way: Way, ends: Endpoints) -> str:
 
 def _shared(seen: Seen, way: Way, hop: Neighbour, other: Neighbour) -> Alarm:
     words = f"{_named(way, seen.ends)} and {other.address} on {way.name} both have the hardware address {hop.hardware}"
-    return Alarm(Kind.SHARED, words)
+    return Alarm(Kind.SHARED, way.name, f"{hop.address} {hop.hardware}", f"{other.address} {other.hardware}", words)
 
 
 def _others(entries: Iterable[Neighbour], hop: Neighbour, peers: frozenset[str]) -> list[Neighbour]:

@@ -48,15 +48,16 @@ class Guard:
     """Watches the connections of one session.
 
     Arguments: ``options``: ``neighbour``, ``interface``, ``bind`` and ``verbose`` count; ``wake``: is called, from another thread, when ``stopped``
-    is set. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where it is to refuse, and cannot watch.
+    is set; ``tell``: is told of every alarm that is said. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where
+    it is to refuse, and cannot watch.
     """
 
-    def __init__(self, options: HostOptions, *, wake: Callable[[], None]) -> None:
+    def __init__(self, options: HostOptions, *, wake: Callable[[], None], tell: Callable[[Alarm], None] = lambda _: None) -> None:
         self.stopped = ""
         self._mode, self._bind, self._verbose = options.neighbour, options.bind, options.verbose > 0
         self._refuses = options.neighbour == "refuse"
         self._known = Known(interface=options.interface)
-        self._wake = wake
+        self._wake, self._tell = wake, tell
         self._lock = threading.RLock()
         self._watched: dict[str, _Watched] = {}
         self._table: dict[tuple[int, str], Neighbour] = {}
@@ -210,6 +211,7 @@ class Guard:
             return False
         self._said[alarm] = now
         say(PROGRAM, _said(alarm))
+        self._tell(alarm)
         return True
 
     def _stop(self, why: str) -> None:

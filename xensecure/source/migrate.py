@@ -49,7 +49,7 @@ def migrate(config: Config, job: Job) -> int:
 
 
 def _carry(config: Config, job: Job, stop: StopSignal, hooks: MigrationHooks, record: SourceRecord) -> Ended:
-    guard = Guard(job.options, wake=stop.ring)
+    guard = Guard(job.options, wake=stop.ring, tell=record.alarm)
     peers = Peers(config)
     route = find_route(config, peers, job.host, job.options, why_not=guard.why_not)
     guard.knows((*route.peer.contact.addresses, *route.target.addresses))

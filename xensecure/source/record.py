@@ -20,6 +20,7 @@ from ..proto.domain import domain_memory, domain_name
 from ..proto.errors import AuthenticationError, RefusedError, StateError
 from ..proto.messages import Outcome, OutcomeState
 from ..proto.request import ReceiveRequest
+from .alarms import Alarm
 from .hooked import MigrationHooks
 
 PROGRAM = "xensecure"
@@ -111,6 +112,11 @@ class SourceRecord:
                 resumptions=resumptions,
                 state="reconnecting" if reconnecting else "running",
             )
+
+    def alarm(self, alarm: Alarm) -> None:
+        """The neighbour guard has found something: by its thread."""
+        cause = alarm.kind.name.lower()
+        self._events.emit(Event.NEIGHBOUR_ALARM, cause=cause, interface=alarm.interface, was=alarm.was, now=alarm.now)
 
     def lane_lost(self, stats: Stats, why: str) -> None:
         """One connection of several is lost."""

@@ -48,8 +48,8 @@ class Guard:
     """Watches the connections of one session.
 
     Arguments: ``options``: ``neighbour``, ``interface``, ``bind`` and ``verbose`` count; ``wake``: is called, from another thread, when ``stopped``
-    is set; ``tell``: is told of every alarm that is said. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError where
-    it is to refuse, and cannot watch.
+    is set; ``tell``: is told of every alarm that is said. ``stopped``: with "refuse", why nothing more may be sent, in words. ConfigurationError
+    where it is to refuse, and cannot watch.
     """
 
     def __init__(self, options: HostOptions, *, wake: Callable[[], None], tell: Callable[[Alarm], None] = lambda _: None) -> None:

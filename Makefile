@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Wshadow -Wconversion -fanalyze
 WARNINGS += $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_IPSEC_MB)
 WARNINGS += $(shell echo '\#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 && echo -DXS_WITH_ZSTD)
 
-.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions fleet dist deb deb-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
+.PHONY: help demo attack test test-python test-debian test-c fuzz faults load check model bench bench-instructions fleet dist deb deb-check fleet-check xen-demo xen-lab xen-shell xen-down xen-record test-xen clean setup-demo setup-test setup-attack setup-fuzz setup-bench setup-xen setup-model
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -76,6 +76,9 @@ deb: ## Debian packages, in dist/, built in a clean Debian 12 (as root)
 
 deb-check: ## lintian, two equal builds, install, upgrade, remove, purge, units
 	scripts/deb-check.sh
+
+fleet-check: setup-test deb dist ## the Ansible role with the package and with pip, on containers with systemd (as root)
+	scripts/fleet-check.sh
 
 xen-demo: setup-xen $(ENGINE) ## a live guest moves between two real Xen hosts in QEMU, and a man in the middle tries (as root)
 	@$(VENV)/python -m tests.xen demo $(XEN)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Try the Ansible role as it comes: from nothing, with the Debian package and with pip, on hosts that run systemd.
 #   scripts/fleet-check.sh
-# As root, on Debian 12, after 'make deb dist'. The hosts are containers of a clean Debian 12; what they install they are given, but for Debian's own packages.
+# As root, on Debian 12, after 'make deb dist' (make fleet-check does all). The hosts are containers of a clean Debian 12, without a network but each other's.
 set -eu
 
 cd "$(dirname "$0")/.."

@@ -111,11 +111,17 @@ def send_buffer_max() -> int:
     return 0
 
 
-def examine_way(found: Examination, way: Way, seconds: float, group: str, target: Target) -> None:
-    """Facts of a connection's way, and what of it will be slow. ``seconds``: from the first packet to the proofs; ``group``: TLS's."""
+def examine_way(found: Examination, way: Way, seconds: float, group: str, target: Target, migration: str = "") -> None:
+    """Facts of a connection's way, and what of it will be slow, or goes astray.
+
+    ``seconds``: from the first packet to the proofs; ``group``: TLS's; ``migration``: the interface that is named for migrations, "" for any.
+    """
     through = f" through {way.interface}" if way.interface else ""
     gateway = f" by way of {way.gateway}" if way.gateway else ""
     found.fact("route", f"route: {way.local_address} to {way.address}{through}{gateway}", asdict(way))
+    if migration and way.interface not in ("", migration):
+        remedy = f"a route over {migration}, or 'bind'; with neighbour = \"refuse\" no migration begins as it is"
+        found.find("interface", f"the route to {way.address} goes over {way.interface}, and not over {migration}", remedy)
     of = f" of {way.interface_mtu}" if way.interface_mtu else ""
     found.fact("path-mtu", f"path MTU: {way.path_mtu}{of} bytes, segments of {way.mss}; round trip: {way.rtt * 1000:.2f} ms", way.path_mtu)
     found.fact("key-exchange", f"key exchange: {seconds * 1000:.0f} ms, by {group}", {"seconds": round(seconds, 4), "group": group})

@@ -110,7 +110,7 @@ def _ask_once(found: Examination, config: Config, peers: Peers, route: Route, qu
         way = look_at(connection.channel.sock)
         report = receive_report(connection)
     if not route.target.segment:
-        examine_way(found, way, seconds, connection.group, route.target)
+        examine_way(found, way, seconds, connection.group, route.target, route.options.interface)
         examine_buffers(found, way, report.window, send_buffer_max())
         return report
     text = f"small packets reach {way.address}, and some of up to {way.path_mtu} bytes are lost on the way without a word"

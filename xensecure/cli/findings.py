@@ -56,6 +56,7 @@ KINDS: dict[str, Severity] = {
     "connect": E,
     "address": W,
     "mtu-blackhole": E,
+    "interface": W,
     "path-mtu": W,
     "buffers": W,
     "group": N,

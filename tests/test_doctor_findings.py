@@ -173,7 +173,9 @@ def test_path_mtu(mtu: int, path_mtu: int, mss: int, found: bool) -> None:
     assert not said.has("group", "address")
 
 
-@pytest.mark.parametrize(("through", "migration", "found"), [("eth0", "", False), ("eth0", "eth0", False), ("eth0", "mig0", True), ("", "mig0", False)])
+@pytest.mark.parametrize(
+    ("through", "migration", "found"), [("eth0", "", False), ("eth0", "eth0", False), ("eth0", "mig0", True), ("", "mig0", False)]
+)
 def test_migration_interface(through: str, migration: str, found: bool) -> None:
     """A warning where packets leave by another interface than the one that is named; without pyroute2 nobody knows."""
     said = Examination("hv1")

@@ -104,7 +104,7 @@ class Guard:
                 if watched.alarms:
                     watched.socks.remove(sock)
                     raise ConnectError(f"{_said(watched.alarms[-1])}; nothing is sent over this connection")
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="neighbour guard", daemon=True)
             self._thread.start()
         self._ring()

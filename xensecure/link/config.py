@@ -139,7 +139,7 @@ def _run_path(value: Any) -> Path:
 
 
 def _interface(value: Any) -> str:
-    if not re.fullmatch(r"[^/:]{0,15}", _text(value)) or " " in value:  # IFNAMSIZ, and what dev_valid_name() of the kernel refuses
+    if not re.fullmatch(r"[^/: ]{0,15}", _text(value)):  # IFNAMSIZ, and what dev_valid_name() of the kernel refuses
         raise ValueError
     return str(value)
 

@@ -232,6 +232,22 @@ def test_alarm_that_comes_and_goes(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     sock.close()
 
 
+def test_moments_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way on which there has just been an alarm is used again only when it has been quiet for longer than a forger pauses."""
+    guard, sock = watching(monkeypatch, "refuse")
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    assert not guard.is_suspicious()
+    for pause in (2.0, 5.0):
+        guard._heed(module.Change(neighbours=[entry(HV2, FORGED)]))
+        guard._heed(module.Change(neighbours=[entry(HV2, TRUE)]))
+        now += pause
+        assert guard.is_suspicious()
+    now += 1.1
+    assert not guard.is_suspicious()
+    sock.close()
+
+
 def test_lost_words(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Where the kernel could not tell all changes, the tables are read anew."""
     guard, sock = watching(monkeypatch)

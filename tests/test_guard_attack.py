@@ -222,3 +222,20 @@ def test_between_the_last_words(lab: Lab, paired: dict[Family, Guarded]) -> None
         source.release(Point.RENAME)
         assert move.end() != 0
     assert move.copies() == [SOURCE], move.said()
+
+
+def test_remus_waits(lab: Lab, paired: dict[Family, Guarded]) -> None:
+    """An end would be a failover under Remus: checkpoints wait for the way to be as it was, and go on."""
+    move = Move(lab, paired[Family.IPV6], "remus", "neighbour=refuse", window=60)
+    source, backup = move.hosts.source, move.hosts.destination
+    with lab.segment.inside(SOURCE):
+        move.running = source.remus(move.words, move.name, DESTINATION, "-i", "20", "-e")
+    wait_for(lambda: len(source.calls("checkpoint")) > 2, "checkpoints")
+    with forwarding(lab.segment), POISONERS[_THC][1](lab):
+        move.wait_said("link lost: SECURITY: neighbour guard: ", "; xl waits while a new connection is tried for 60 s")
+    move.wait_said("connected again after", seconds=15)
+    before = len(source.calls("checkpoint"))
+    wait_for(lambda: len(source.calls("checkpoint")) > before + 2, "checkpoints to go on")
+    assert f"{move.name}--incoming" not in backup.running()
+    assert move.name not in backup.running()
+    move.running.kill()

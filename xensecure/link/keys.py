@@ -76,7 +76,7 @@ def run_path(value: Any) -> Path:
 
 def interface(value: Any) -> str:
     """A network interface's name, or "" for any: IFNAMSIZ, and what dev_valid_name() of the kernel refuses."""
-    if not re.fullmatch(r"[^/:]{0,15}", text(value)) or " " in value:
+    if not re.fullmatch(r"[^/: ]{0,15}", text(value)):
         raise ValueError
     return str(value)
 

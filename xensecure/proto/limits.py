@@ -57,6 +57,7 @@ RESUME_PAUSE_MAX_SECONDS: Final = 2.0
 RESUME_ATTEMPT_SECONDS: Final = 5.0  # for one connection before the next is tried: SYN goes out at 0, 1 and 3 s (RFC 6298)
 
 GUARD_LOOK_SECONDS: Final = 5.0  # between two looks at the route, for what the kernel gives no word of (an ICMP redirect); one request of 1 ms
+GUARD_STEADY_SECONDS: Final = 6.0  # without an alarm before a way is used again: arpspoof says its forgery every 2 s, parasite6 every 5 s
 GUARD_END_SECONDS: Final = 2.0  # for its last look when all is over: four times what importing pyroute2 takes
 GUARD_REPEAT_SECONDS: Final = 60.0  # before an alarm that came, went and came again is said anew: arpspoof and the true host answer every 2 s
 

@@ -62,6 +62,7 @@ class Guard:
         self._watched: dict[str, _Watched] = {}
         self._table: dict[tuple[int, str], Neighbour] = {}
         self._said: dict[Alarm, float] = {}
+        self._alarmed_at = -limits.GUARD_STEADY_SECONDS
         self._thread: threading.Thread | None = None
         self._is_over = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -105,15 +106,16 @@ class Guard:
                 if watched.alarms:
                     watched.socks.remove(sock)
                     raise ConnectError(f"{_said(watched.alarms[-1])}; nothing is sent over this connection")
-        if self._thread is None:
+        if self._thread is None or (self._refuses and not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="neighbour guard", daemon=True)
             self._thread.start()
         self._ring()
 
     def is_suspicious(self) -> bool:
-        """Whether, with "refuse", nothing may be sent just now."""
+        """Whether, with "refuse", nothing may be sent just now: where a forger and the true host answer in turn, a moment's peace is none."""
         with self._lock:
-            return self._refuses and any(watched.alarms for watched in self._current())
+            is_fresh = time.monotonic() - self._alarmed_at < limits.GUARD_STEADY_SECONDS
+            return self._refuses and (is_fresh or any(watched.alarms for watched in self._current()))
 
     def why_broken(self) -> str:
         """Why connections were broken, once; "" if they were not."""
@@ -194,6 +196,8 @@ class Guard:
         alarms = tuple(judge(watched.first, seen, self._known))
         if not alarms and not is_certain(watched.first, seen):
             return
+        if alarms or watched.alarms:
+            self._alarmed_at = time.monotonic()
         new = [alarm for alarm in alarms if alarm not in watched.alarms]
         watched.alarms = alarms
         for alarm in new:

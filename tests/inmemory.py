@@ -75,13 +75,14 @@ def issue(
     names: tuple[x509.GeneralName, ...] = (),
     ca: bool = False,
     key: PrivateKey | None = None,
+    ends: datetime.datetime | None = None,
 ) -> Issued:
-    """A certificate for a key, a fresh one unless given: self-signed, or by an issuer."""
+    """A certificate for a key, a fresh one unless given: self-signed, or by an issuer. ``ends``: UTC; far away unless given."""
     key = key or ed25519.Ed25519PrivateKey.generate()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     by = issuer.certificate.subject if issuer else subject
     serial = 1 << 158 | secrets.randbits(158)  # always 20 bytes of DER, so that certificates differ in length by their names alone
-    builder = x509.CertificateBuilder(by, subject, key.public_key(), serial, LONG_AGO, FAR_AWAY)
+    builder = x509.CertificateBuilder(by, subject, key.public_key(), serial, LONG_AGO, ends or FAR_AWAY)
     if ca:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     if names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -83,6 +85,35 @@ def test_launcher_gone(new_pair: Pair) -> None:
     socket_line, port_line = problems(new_pair.destination)
     assert "no launcher listens there" in socket_line
     assert "is xensecure-launcher running?" in port_line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "words"),
+    [
+        pytest.param(
+            'user = "nobody"',
+            'user = "xsnobody"',
+            "user",
+            "there is no user 'xsnobody' for the receivers",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users"),
+        ),
+        ("xen/xl", "xen/lx", "xl", "cannot be run: no domain can arrive; set [receive] xl"),
+    ],
+)
+def test_receiving(well: Pair, tmp_path: Path, old: str, new: str, kind: str, words: str) -> None:
+    """No user for the receivers, no xl: an error each, of its own kind."""
+    done = well.destination.ctl("--config", other_config(well.destination, tmp_path, (old, new)), "doctor", "--json", status=4)
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["kind"] == kind
+    assert words in f"{finding['text']}; {finding['remedy']}"
+    assert done.stderr == ""
+
+
+def test_section_of_nobody(well: Pair, tmp_path: Path) -> None:
+    """A section for a host that is not known is a note; one by another name or an address of a peer is none."""
+    sections = '[host.hv9]\nport = 1\n[host.moon]\npeer = "hv1"\n[host.mars]\naddress = "127.0.0.1"\n'
+    done = well.destination.ctl("--config", other_config(well.destination, tmp_path, extra=sections), "doctor")
+    assert [line.split()[1:3] for line in done.stderr.splitlines()] == [["note:", "[host.hv9]"]]
 
 
 def _other_identity(host: Host) -> None:

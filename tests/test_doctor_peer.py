@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.attack.segment import DESTINATION, DEVICE, SOURCE, NoSegmentError, Segment, address
+from tests.inmemory import issue
 from tests.pair import Host, Pair, wait_for
 from tests.xl.hosts import Fault, Point
 from xensecure.link.config import load_config
@@ -91,7 +96,7 @@ def test_json(pair: Pair) -> None:
         "domain": "web1",
         "result": "well",
     }
-    assert abs(said["time"] - time.time()) < 10
+    assert abs(said["time"] - time.time()) < 30
     assert said["kinds"].keys() == NOTES
     facts = {fact["kind"]: fact["data"] for fact in said["facts"]}
     assert facts["there"]["memory_free"] == 8192 << 20
@@ -221,6 +226,25 @@ def test_slow_cipher(pair: Pair, tmp_path: Path) -> None:
     kinds = {finding["kind"]: finding["text"] for finding in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
     assert "GB/s, less than a line of 10 Gbit/s carries" in kinds["cipher-slow"]
+
+
+def test_certificate_that_is_about_to_end(tmp_path: Path) -> None:
+    """CA mode: the source's certificate is good for ten days more."""
+    authority = issue("site CA", ca=True)
+    soon = datetime.datetime.now(datetime.UTC).replace(tzinfo=None, microsecond=0) + datetime.timedelta(days=10)
+    with tempfile.TemporaryDirectory(prefix="xensecure-test-") as public:  # pytest's own folders are private, and the receivers' user reads the CA
+        folder = Path(public)
+        folder.chmod(0o755)
+        (folder / "ca.pem").write_bytes(authority.certificate_pem)
+        tables = []
+        for name in ("hv1", "hv2"):
+            names = (x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+            key, certificate = issue(name, authority, names=names, ends=soon).write(folder, name)
+            tables.append(f'[trust]\nmode = "ca"\nca = "{folder}/ca.pem"\ncertificate = "{certificate}"\nkey = "{key}"\n')
+        with Pair(source_extra=tables[0], destination_extra=tables[1]) as site:
+            said = examine(site.source, "hv2", status=1)
+    assert said["kinds"].keys() == {"certificate-expires"} | NOTES
+    assert f"expires on {soon:%Y-%m-%d %H:%M:%S} UTC" in said["kinds"]["certificate-expires"]
 
 
 # ---- the way there
@@ -403,7 +427,7 @@ def test_clock_and_release_of_another_host(pair: Pair) -> None:
     change = "import time, xensecure\nreal = time.time\ntime.time = lambda: real() + 3600\nxensecure.__version__ = '0.0.9'"
     with daemon_instead(pair.destination, "xensecure-launcher", "launcher", change):
         said = examine(pair.source, "hv2", status=1)
-    assert re.match(r"the clock of hv2 is (3599|3600|3601) s ahead of this host's; have both set by NTP", said["kinds"]["clock"])
+    assert re.match(r"the clock of hv2 is (35[89][0-9]|36[01][0-9]) s ahead of this host's; have both set by NTP", said["kinds"]["clock"])
     assert "and 0.0.9 on hv2" in said["kinds"]["release"]
 
 

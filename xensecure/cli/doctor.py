@@ -6,7 +6,7 @@ import argparse
 
 from ..link.config import Config
 from ..proto.errors import UsageError
-from .doctor_local import examine_hooks, examine_keys, examine_receiver, examine_sender
+from .doctor_local import examine_hooks, examine_peers, examine_receiver, examine_sender
 from .doctor_peer import examine_peer
 from .findings import Examination
 
@@ -22,7 +22,7 @@ def doctor(config: Config, chosen: argparse.Namespace) -> int:
         examine_sender(found, config)
         examine_receiver(found, config)
         examine_hooks(found, config, sending=False)
-        examine_keys(found, config)
+        examine_peers(found, config)
     if chosen.json:
         found.show_json()
     else:

@@ -82,13 +82,18 @@ def examine_key(found: Examination, peer: Peer, now: float) -> None:
         found.find("key-renewal", text, f"xensecurectl rotate {peer.name} finishes it")
 
 
-def examine_keys(found: Examination, config: Config) -> None:
-    """The link keys with all peers."""
+def examine_peers(found: Examination, config: Config) -> None:
+    """The link keys with all peers, and sections of the configuration that are for none of them."""
     if found.has("state"):
         return
     with found.check("state", "restore it"):
-        for peer in Peers(config).all():
+        peers = Peers(config)
+        for peer in peers.all():
             examine_key(found, peer, time.time())
+        for host, options in config.hosts.items():
+            if not any(peers.find(name) for name in (options.peer or host, *options.address)):
+                text = f"[host.{host}] of {config.path} is for no host that this one has met"
+                found.find("configuration", text, "is the name mistyped? It is what follows the domain in 'xl migrate', or else pair with it")
 
 
 def _tls(found: Examination) -> None:

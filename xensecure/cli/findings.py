@@ -38,6 +38,7 @@ EXIT_STATUS = {Severity.NOTE: 0, Severity.WARNING: 1, Severity.ERROR: 4}
 
 N, W, E = Severity.NOTE, Severity.WARNING, Severity.ERROR
 KINDS: dict[str, Severity] = {
+    "configuration": N,
     "identity": E,
     "certificate": E,
     "certificate-expires": W,

@@ -1,6 +1,6 @@
 """The keys that an ordinary domain's configuration has, and what each may say: the policy's list of what it lets pass.
 
-After tools/libs/light/libxl_types.idl of xen.git, 4.14 to 4.21; the shape is that of libxl_domain_config as JSON. What is not here is refused
+After tools/libs/light/libxl_types.idl of xen.git, 4.14 to 4.22; the shape is that of libxl_domain_config as JSON. What is not here is refused
 unless ``[policy] allow`` names it: keys that have root open, run or pass on something of the host's, and keys that a newer Xen has made.
 
 Not here, though libxl has them:
@@ -124,6 +124,7 @@ BUILD_INFO: Shape = {
     "vnuma_nodes": [{"memkb": _NUMBER, "distances": _BITMAP, "pnode": _NUMBER, "vcpus": _BITMAP}],
     "device_model": Rule.DEVICE_MODEL,
     "sched_params": _SCHED_PARAMS,
+    "xenstore_quota": {"quota": [{"name": _WORD, "val": _NUMBER}]},
     "tee": frozenset({"none"}),
     "altp2m": frozenset({"disabled"}),
     "type": _TYPE,

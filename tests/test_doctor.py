@@ -111,9 +111,9 @@ def test_receiving(well: Pair, tmp_path: Path, old: str, new: str, kind: str, wo
 
 def test_section_of_nobody(well: Pair, tmp_path: Path) -> None:
     """A section for a host that is not known is a note; one by another name or an address of a peer is none."""
-    sections = '[host.hv9]\nport = 1\n[host.moon]\npeer = "hv1"\n[host.mars]\naddress = "127.0.0.1"\n'
+    sections = '[host.hv9]\nport = 1\n[host.moon]\npeer = "hv1"\n[host.mars]\naddress = "127.0.0.1"\n[policy.peer.hv8]\n[policy.peer.hv1]\n'
     done = well.destination.ctl("--config", other_config(well.destination, tmp_path, extra=sections), "doctor")
-    assert [line.split()[1:3] for line in done.stderr.splitlines()] == [["note:", "[host.hv9]"]]
+    assert [line.split()[1:3] for line in done.stderr.splitlines()] == [["note:", "[host.hv9]"], ["note:", "[policy.peer.hv8]"]]
 
 
 def _other_identity(host: Host) -> None:

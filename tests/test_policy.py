@@ -63,7 +63,7 @@ RIGHT: dict[Rule, list[Any]] = {
     Rule.UNSET: [False, "False", "<default>", None],
     Rule.NUMBER: [0, 1, -1, 2**64 - 1, None],
     Rule.WORD: ["", "e1000", "00:16:3e:00:00:01", "en-us", "xvda", None],
-    Rule.WORDS: ["", "192.0.2.1/24 2001:db8::1", "ac97,hda", None],
+    Rule.WORDS: ["", "192.0.2.1/24 2001:db8::1", "10,20", None],
     Rule.TEXT: ["", "console=hvc0 root=/dev/xvda1 ro", "Füchse", None],
     Rule.ANY: [None, [], {"cpuid": [{"leaf": 1, "edx": "xx0x"}], "msr": []}, [1, 2]],
     Rule.HERE: [0, None],
@@ -261,6 +261,14 @@ def test_unknown_key(place: str, key: str, value: Any) -> None:
         ({"scripts": ("/opt/x/",)}, "nics.0.script", ["/opt/x/vif"], ["vif-bridge", "/etc/xen/scripts/vif"], "[policy] scripts has /opt/x/"),
         ({"forbid": ("b_info.type.hvm.vnc",)}, "b_info.type.hvm.vnc", [], [{}], "[policy] forbid has it"),
         ({"forbid": ("nics.model=rtl*",)}, "nics.0.model", ["e1000"], ["rtl8139"], "[policy] forbid has it"),
+        (
+            {"forbid": ("b_info.type.hvm.usbdevice_list=mouse",)},
+            "b_info.type.hvm.usbdevice_list",
+            [["tablet"]],
+            [["tablet", "mouse"]],
+            "[policy] forbid has it",
+        ),
+        ({"allow": ("b_info.irqs=?",)}, "b_info.irqs", [[5, 6]], [[5, 12]], "no key that an ordinary domain has"),
         ({"forbid": ("disks",), "allow": ("disks",)}, "disks", [], [[]], "[policy] forbid has it"),
         ({"allow": ("b_info.type.hvm.serial=/dev/ttyS?",)}, "b_info.type.hvm.serial", ["/dev/ttyS0"], ["/dev/ttyS10"], "may be none or null or pty"),
         ({"allow": ("usbdevs", "nics.colo_*")}, "nics.0.colo_compare_out", ["x"], ["a\nb"], "characters that cannot be printed"),
@@ -338,9 +346,12 @@ INFO = XenInfo(version="4.17.5", memory_total=1 << 34, memory_free=1 << 30, cpus
         ("pvh", {"max_memkb": 1048576, "max_vcpus": 2}, 1024 + 2 + 8 + 2),  # shadow: 1 MiB a CPU, 8 KiB a MiB
         ("hvm", {"target_memkb": 1024, "shadow_memkb": 0, "device_model_stubdomain": "True", "stubdomain_memkb": 2048, "video_memkb": 1024}, 6),
         ("pv", {}, 2),
+        ("pv", None, 2),
+        ("pv", "a text", 2),
+        ("pv", {"target_memkb": "1024", "max_memkb": None, "shadow_memkb": 0}, 1),
     ],
 )
-def test_needed_memory(kind: str, built: dict[str, Any], mib: int) -> None:
+def test_needed_memory(kind: str, built: Any, mib: int) -> None:
     """Libxl's own sum: target, shadow and IOMMU tables, stub domain, and what Xen needs besides."""
     assert needed_memory({"c_info": {"type": kind}, "b_info": built}) == mib
 

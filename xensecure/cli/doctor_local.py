@@ -94,6 +94,10 @@ def examine_peers(found: Examination, config: Config) -> None:
             if not any(peers.find(name) for name in (options.peer or host, *options.address)):
                 text = f"[host.{host}] of {config.path} is for no host that this one has met"
                 found.find("configuration", text, "is the name mistyped? It is what follows the domain in 'xl migrate', or else pair with it")
+        for name in config.peer_policies:
+            if peers.get(name) is None:
+                text = f"[policy.peer.{name}] of {config.path} is for no host that this one has met"
+                found.find("configuration", text, "is the name mistyped? 'xensecurectl peers' has those that count, or else pair with it")
 
 
 def _tls(found: Examination) -> None:

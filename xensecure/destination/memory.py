@@ -31,17 +31,18 @@ _DOM0 = re.compile(r"^Domain-0 +0 +([0-9]{1,9}) ", re.MULTILINE)
 
 
 def needed_memory(configuration: Mapping[str, Any]) -> int:
-    """MiB that Xen must have free for a domain, its configuration judged: numbers are numbers there."""
-    built = configuration.get("b_info") or {}
-    created = configuration.get("c_info") or {}
-    target = built.get("target_memkb") or built.get("max_memkb") or 0
-    shadow = built.get("shadow_memkb")
-    if shadow is None:  # libxl_get_required_shadow_memory()
-        shadow = 4 * (256 * (built.get("max_vcpus") or 1) + 2 * ((built.get("max_memkb") or target) // 1024))
-    need = target + shadow + (built.get("iommu_memkb") or 0)
+    """MiB that Xen must have free for a domain. What ``allow`` has let pass may be anything, and counts for nothing if it is no number."""
+    built, created = (configuration.get(key) for key in ("b_info", "c_info"))
+    built = built if isinstance(built, dict) else {}
+    kib = {key: value for key, value in built.items() if isinstance(value, int)}
+    target = kib.get("target_memkb") or kib.get("max_memkb", 0)
+    # libxl_get_required_shadow_memory()
+    shadow = kib.get("shadow_memkb", 4 * (256 * kib.get("max_vcpus", 1) + 2 * (kib.get("max_memkb", target) // 1024)))
+    need = target + shadow + kib.get("iommu_memkb", 0)
     if built.get("device_model_stubdomain") in (True, "True"):
-        need += (built.get("stubdomain_memkb") or 0) + (built.get("video_memkb") or 0)
-    return -(-need // 1024) + (_PV_EXTRA if str(created.get("type")).lower() == "pv" else _HVM_EXTRA)
+        need += kib.get("stubdomain_memkb", 0) + kib.get("video_memkb", 0)
+    is_pv = isinstance(created, dict) and str(created.get("type")).lower() == "pv"
+    return -(-need // 1024) + (_PV_EXTRA if is_pv else _HVM_EXTRA)
 
 
 def available_memory(config: Config, xen: XenInfo, xl_conf: Path = _XL_CONF) -> int:
@@ -77,5 +78,6 @@ def require_memory(config: Config, configuration: Mapping[str, Any], key: str, x
         return
     need = needed_memory(configuration)
     if need > available:
-        value = shown_value((configuration.get("b_info") or {}).get("target_memkb"))
+        built = configuration.get("b_info")
+        value = shown_value(built.get("target_memkb") if isinstance(built, dict) else None)
         raise PolicyRefusedError("b_info.target_memkb", value, f"it needs {need} MiB there, and {available} MiB could be had ({key})")

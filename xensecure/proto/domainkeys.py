@@ -1,6 +1,6 @@
 """The keys that an ordinary domain's configuration has, and what each may say: the policy's list of what it lets pass.
 
-After tools/libs/light/libxl_types.idl of xen.git, 4.14 to 4.21; the shape is that of libxl_domain_config as JSON. What is not here is refused
+After tools/libs/light/libxl_types.idl of xen.git, 4.14 to 4.22; the shape is that of libxl_domain_config as JSON. What is not here is refused
 unless ``[policy] allow`` names it: keys that have root open, run or pass on something of the host's, and keys that a newer Xen has made.
 
 Not here, though libxl has them:
@@ -94,7 +94,7 @@ _HVM: Shape = {
     "vnc": _VNC,
     "sdl": _SDL,
     "spice": _SPICE,
-    "soundhw": _WORDS,
+    "soundhw": _WORD,
     "serial": _SERIAL,
     "serial_list": [_SERIAL],
     "usbdevice": _USB_DEVICE,
@@ -118,11 +118,13 @@ BUILD_INFO: Shape = {
     **dict.fromkeys(("numa_placement", "localtime", "disable_migrate", "claim_mode", "acpi", "apic", "bootloader_restrict", "dm_restrict"), _FLAG),
     **dict.fromkeys(("device_model_stubdomain", "vpmu", "trap_unmapped_accesses"), _FLAG),
     "nested_hvm": _UNSET,
-    **dict.fromkeys(("tsc_mode", "timer_mode", "blkdev_start", "device_model_version"), _WORD),
+    **dict.fromkeys(("tsc_mode", "timer_mode", "blkdev_start"), _WORD),
+    "device_model_version": frozenset({"unknown", "qemu_xen"}),  # the other one has support in stub domains alone: SUPPORT.md of xen.git
     "cpuid": _ANY,
     "vnuma_nodes": [{"memkb": _NUMBER, "distances": _BITMAP, "pnode": _NUMBER, "vcpus": _BITMAP}],
     "device_model": Rule.DEVICE_MODEL,
     "sched_params": _SCHED_PARAMS,
+    "xenstore_quota": {"quota": [{"name": _WORD, "val": _NUMBER}]},
     "tee": frozenset({"none"}),
     "altp2m": frozenset({"disabled"}),
     "type": _TYPE,

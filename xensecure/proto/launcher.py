@@ -9,7 +9,7 @@
     NOTE             →                       any number
                      ←  NOTED                after GO alone: the journal has it (S7)
     CONFIGURATION    →                       where STARTED has asked for it: a sealed memfd goes with it
-                     ←  ADMITTED             with xl's standard input (Wish.ASKED), or REFUSED
+                     ←  ADMITTED             with xl's standard input, which has the head by then (Wish.ASKED), or REFUSED
                      ←  EXITED
     STORE, DONE      →                       (PAIR, ROTATE)
                      ←  STORED, COMPLETED    or REFUSED

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -114,9 +114,9 @@ class _Judge:
             self._key(inner, keys.get(key), place.key(printable(key)), value)
 
     def _key(self, value: Any, shape: Shape | None, place: _Place, holder: Mapping[str, Any]) -> None:
-        if any(_names(entry, place.name, value) for entry in self._policy.forbid):
+        if any(_names(entry, place.name, value, any) for entry in self._policy.forbid):
             raise self._refuse(place, value, f"{self._policy.where('forbid')} has it")
-        if any(_names(entry, place.name, value) for entry in self._policy.allow):
+        if any(_names(entry, place.name, value, all) for entry in self._policy.allow):
             self._must_be_printable(value, place)
         elif shape is None:
             raise self._refuse(place, value, f"no key that an ordinary domain has; {self._policy.where('allow')} can let it pass")
@@ -169,13 +169,13 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(inner)
 
 
-def _names(entry: str, name: str, value: Any) -> bool:
-    """Whether an entry of ``allow`` or ``forbid`` is about that key, and that value."""
+def _names(entry: str, name: str, value: Any, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+    """Whether an entry of ``allow`` or ``forbid`` is about that key, and that value: of a list, all values or any of them."""
     key, equals, pattern = entry.partition("=")
     if not fnmatchcase(name, key):
         return False
     values = value if isinstance(value, list) else [value]
-    return not equals or all(isinstance(item, (str, int)) and fnmatchcase(_as_text(item), pattern) for item in values)
+    return not equals or quantifier(isinstance(item, (str, int)) and fnmatchcase(_as_text(item), pattern) for item in values)
 
 
 def _as_text(value: str | int) -> str:

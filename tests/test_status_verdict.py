@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from xensecure.cli.domains import Seen, Sightings, own_name, parse_list, sight
+from xensecure.cli.domains import Listed, Seen, Sightings, own_name, parse_list, parse_table, sight
 from xensecure.cli.verdict import Case, Verdict, decide, needs_word, picture_of
 from xensecure.cli.verdict_table import Picture, Sure
 from xensecure.destination.outcome import recorded_outcome
@@ -267,7 +267,7 @@ def test_xl_list_is_understood() -> None:
     found = parse_list(LIST)
     assert list(found.values()) == [
         *(Seen.RUNNING, Seen.RUNNING, Seen.PAUSED, Seen.SUSPENDED, Seen.RUNNING),
-        *(Seen.ENDED, Seen.ENDED, Seen.ENDED, Seen.ENDED),
+        *(Seen.ENDED, Seen.ENDED, Seen.ENDED),
     ]
     assert list(found)[4:6] == ["a name of spaces", "a-name-that-is-longer-than-the-column-that-it-has"]
     assert sight(found, "web2") == Sightings(incoming=Seen.PAUSED)
@@ -293,6 +293,14 @@ def test_another_table_is_not_guessed_at(text: str) -> None:
     """What is not wholly understood is not gone by."""
     with pytest.raises(SystemFailure, match="'xl list' has"):
         parse_list(text)
+
+
+def test_lines_of_xl_list() -> None:
+    """Each line has the domain's id, memory and VCPUs; one without a name has none, and there may be several of those."""
+    nameless = LIST.splitlines()[7]
+    found = parse_table(f"{LIST}{nameless.replace('8', '9', 1)}\n")
+    assert found[0] == Listed("Domain-0", 0, 2048 << 20, 2, Seen.RUNNING)
+    assert [(each.id, each.seen) for each in found if not each.name] == [(8, Seen.ENDED), (9, Seen.ENDED)]
 
 
 def test_names_of_the_way_are_one_domains() -> None:

@@ -30,7 +30,7 @@ _ABORT_SECONDS = 2.0
 _LOOK_SECONDS = 1.0  # between two looks at the time while there is no link, and at what runs
 _WORDS_SECONDS = 5.0  # for xl to take what is left for it: it waits for nothing else
 _TAKEN_SECONDS = 0.02  # between two looks whether xl has taken what had come before the loss
-_GO_SECONDS = 10.0  # from "ready" to GO xl renames its domain and writes
+_GO_SECONDS = 60.0  # from "ready" to GO xl renames its domain and writes: moments, but for a busy xenstored; without GO it stays suspended
 _STDIN, _STDOUT = 0, 1
 _STARTED = (OutcomeState.CLEARED, OutcomeState.FAILED_OVER)
 

@@ -71,7 +71,7 @@ def test_a_pair_that_is_well(pair: Pair) -> None:
         "identity: hv1, pin ",
         "cipher speed: ",
         "Xen: 4.17.5, 8 CPUs, 8192 of 16384 MiB free\n",
-        "domain: web1 needs 2 MiB\n",
+        "domain: web1 needs 6 MiB\n",
         "link key with hv2: generation 1, 0 d old\n",
         "route: 127.0.0.1 to 127.0.0.1 through lo\n",
         "path MTU: ",
@@ -277,7 +277,7 @@ def test_memory(pair: Pair) -> None:
     pair.destination.xen.set_fault(Fault.FREE_MEMORY, 1)
     assert examine(pair.source, "hv2", status=0)["kinds"].keys() == NOTES
     said = examine(pair.source, "hv2", "--domain", "web1", status=4)
-    assert "web1 needs 2 MiB, and hv2 has 1 MiB free of 16384" in said["kinds"]["memory"]
+    assert "web1 needs 6 MiB, and hv2 has 1 MiB free of 16384" in said["kinds"]["memory"]
 
 
 def test_domain_that_is_not_here(pair: Pair) -> None:

@@ -191,7 +191,7 @@ def test_dry_run(hosts: Hosts) -> None:
 
 
 def test_no_memory_there(hosts: Hosts, tmp_path: Path) -> None:
-    """A domain that fits nowhere is named before anything moves, with what it needs and what there is; --ignore-memory goes on all the same."""
+    """A domain that fits nowhere is named before anything moves, with what it needs and what there is; with more memory there it moves."""
     big = make_stream(tmp_path / "big", StreamSpec(24, seed=9, zero_share=0.9, passes=0))
     hosts.source.xen.create_domain("big", big)
     for host in (hosts.second, hosts.third):
@@ -204,7 +204,8 @@ def test_no_memory_there(hosts: Hosts, tmp_path: Path) -> None:
     assert hosts.domains(hosts.source) == ["big", "web1", "web2", "web3"]
     assert (hosts.second.journal(), hosts.third.journal()) == ([], [])
     hosts.evacuate("--to", "hv2,hv3", "web1", "web2")
-    hosts.evacuate("--to", "hv2,hv3", "--ignore-memory", "big")
+    hosts.second.xen.set_fault(Fault.FREE_MEMORY, 40)
+    hosts.evacuate("--to", "hv2,hv3", "big")
     assert hosts.domains(hosts.source) == ["web3"]
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from tests.xl.records import StreamReader
 from tests.xl.stream import make_config
-from xensecure.destination.memory import available_memory, needed_memory
+from xensecure.destination.memory import available_memory
 from xensecure.link.config import load_config
 from xensecure.link.xl import XenInfo
 from xensecure.proto import limits
-from xensecure.proto.domain import configuration
+from xensecure.proto.domain import configuration, needed_memory
 from xensecure.proto.domainkeys import CONFIGURATION, Rule, Shape
 from xensecure.proto.errors import Reason, RefusedError
 from xensecure.proto.policy import Policy, judge

@@ -105,7 +105,7 @@ _xensecurectl() {
     metrics:-*) _xensecure_words '--write --help' ;;
     resume:-*) _xensecure_words '--force --help' ;;
     policy:-*) _xensecure_words '--to --from --help' ;;
-    evacuate:-*) _xensecure_words '--to -j --ignore-memory --dry-run -p --live -o --help' ;;
+    evacuate:-*) _xensecure_words '--to -j --dry-run -p --live -o --help' ;;
     doctor:-*) _xensecure_words '--domain --json --help' ;;
     *:-*) _xensecure_words '--help' ;;
     show:* | rotate:* | forget:* | doctor:*) _xensecure_hosts ;;

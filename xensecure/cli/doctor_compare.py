@@ -11,6 +11,7 @@ from .. import __version__
 from ..link.config import HostOptions
 from ..link.xl import XenInfo
 from ..proto import limits
+from ..proto.domain import needed_memory
 from ..proto.hostreport import HostReport
 from .findings import Finding
 
@@ -100,26 +101,13 @@ def judge_domain_there(
         yield Finding("refused", f"{peer} would refuse {name}: {text}", remedy or f"'xensecurectl policy' on {peer}, or another destination")
     if not report.xen:
         return
-    need = memory_need(configuration)
-    if need > report.memory_free:
-        text = f"{name} needs {need // _MIB} MiB, and {peer} has {report.memory_free // _MIB} MiB free of {report.memory_total // _MIB}"
+    need = needed_memory(configuration)
+    if need > report.memory_free // _MIB:
+        text = f"{name} needs {need} MiB, and {peer} has {report.memory_free // _MIB} MiB free of {report.memory_total // _MIB}"
         yield Finding("memory", text, f"free memory there, or let xl there shrink its dom0 (autoballoon in xl.conf on {peer})")
     kind = _text(configuration, "c_info", "type")
     if here is not None and _NEEDS.get(kind) in _lacking(here, report):
         yield Finding("domain-type", f"{name} is a {kind} domain, and Xen on {peer} cannot run these", f"see virt_caps of 'xl info' on {peer}")
-
-
-def memory_need(configuration: Mapping[str, Any]) -> int:
-    """Bytes that libxl asks for before it receives the domain: its memory and the hypervisor's own for it (libxl_mem.c, need_memory)."""
-    info = configuration.get("b_info")
-    sizes = info if isinstance(info, Mapping) else {}
-    memory = _kib(sizes, "target_memkb") or _kib(sizes, "max_memkb")
-    return (memory + _kib(sizes, "shadow_memkb")) << 10
-
-
-def _kib(sizes: Mapping[str, Any], name: str) -> int:
-    value = sizes.get(name, 0)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40 else 0
 
 
 def _text(configuration: Mapping[str, Any], *names: str) -> str:

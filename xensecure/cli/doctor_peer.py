@@ -16,12 +16,13 @@ from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.xl import XenInfo, cpu_names, domain_configuration
 from ..proto import limits
+from ..proto.domain import needed_memory
 from ..proto.errors import ConnectError, LinkLostError, StateError, UsageError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature, printable
 from ..source.check import SAME_RELEASE, is_older, older, open_check, receive_report, send_question
 from ..source.establish import Route, find_route, reread
-from .doctor_compare import compare_hosts, compare_options, judge_domain_there, memory_need
+from .doctor_compare import compare_hosts, compare_options, judge_domain_there
 from .doctor_local import examine_hooks, examine_key, examine_sender, examine_xen
 from .doctor_path import examine_buffers, examine_way, look_at, require_delivery, send_buffer_max
 from .findings import Examination
@@ -75,8 +76,8 @@ def _domain(found: Examination, config: Config, name: str) -> Domain | None:
         domain = Domain(name, domain_configuration(config, name))
         if len(domain.question()) > limits.CONFIGURATION_MAX:
             raise StateError(f"the configuration of {name} is longer than {limits.CONFIGURATION_MAX >> 20} MiB; no destination takes that")
-        need = memory_need(domain.configuration)
-        found.fact("domain", f"domain: {name} needs {need >> 20} MiB", {"name": name, "memory": need})
+        need = needed_memory(domain.configuration)
+        found.fact("domain", f"domain: {name} needs {need} MiB", {"name": name, "memory": need << 20})
         return domain
     return None
 

@@ -38,7 +38,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The command's options."""
     command.add_argument("--to", required=True, type=_hosts, metavar="HOST[,HOST]", help="where to, as 'xl migrate' would be given it")
     command.add_argument("-j", dest="jobs", type=_number, default=0, metavar="N", help="migrations at once (default: one to each destination)")
-    command.add_argument("--ignore-memory", action="store_true", help="count all memory of the destinations as free (autoballoon)")
     command.add_argument("--dry-run", action="store_true", help="say what would be moved where, and move nothing")
     command.add_argument("-p", dest="paused", action="store_true", help="leave the domains paused there, as 'xl migrate -p'")
     command.add_argument("--live", action="store_true", help="as 'xl migrate --live', which is what it does anyway")
@@ -172,7 +171,7 @@ def _rooms(config: Config, chosen: argparse.Namespace) -> list[Room]:
             say(PROGRAM, f"{host} is left out: {error}")
             continue
         sessions = report.sessions_max - report.sessions
-        rooms.append(Room(host, report.memory_total if chosen.ignore_memory else report.memory_free, sessions))
+        rooms.append(Room(host, report.memory_free, sessions))
     if not rooms:
         raise StateError("no destination is left; nothing was moved")
     return rooms

@@ -15,6 +15,7 @@ from ..link.xl import XenInfo, cpu_names, xl_info
 from ..proto.errors import RefusedError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature
+from .memory import available_memory
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -27,8 +28,10 @@ def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes
     """
     faults: list[str] = []
     xen = XenInfo(version="", memory_total=0, memory_free=0, cpus=0, hw_caps="", virt_caps="")
+    free = 0
     try:
         xen = xl_info(config)
+        free = available_memory(config, xen) << 20
     except XensecureError as error:
         faults.append(str(error))
     faults += _faults(config)
@@ -38,7 +41,7 @@ def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes
         clock=int(time.time()),
         xen=xen.version,
         memory_total=xen.memory_total,
-        memory_free=xen.memory_free,
+        memory_free=free,
         cpus=xen.cpus,
         cpu_vendor=vendor,
         cpu_model=model,

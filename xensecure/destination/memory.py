@@ -1,6 +1,6 @@
 """Whether this host has the memory for a domain: what ``xl migrate-receive`` will want, asked before the guest has stopped at the source.
 
-What is needed is libxl's own sum (libxl__domain_need_memory_calculate in libxl_mem.c). Where xl takes memory from dom0 for a domain
+Where xl takes memory from dom0 for a domain
 ("autoballoon"), what dom0 can spare counts as free; xl decides on it as xl.c does.
 """
 
@@ -14,35 +14,18 @@ from typing import Any
 from ..link.config import Config
 from ..link.say import say
 from ..link.xl import XenInfo, run_xl, xl_info
+from ..proto.domain import needed_memory
 from ..proto.errors import SystemFailure
 from ..proto.policy import PolicyRefusedError, shown_value
 
 PROGRAM = "xensecure-launcher"
 _XL_CONF = Path("/etc/xen/xl.conf")
 _MIB = 1 << 20
-# libxl_internal.h
-_HVM_EXTRA = 2  # MiB: LIBXL_HVM_EXTRA_MEMORY
-_PV_EXTRA = 1  # MiB: LIBXL_PV_EXTRA_MEMORY
-_DOM0_LEAST = 128  # MiB: LIBXL_MIN_DOM0_MEM, below which libxl makes dom0 no smaller
+_DOM0_LEAST = 128  # MiB: LIBXL_MIN_DOM0_MEM of libxl_internal.h, below which libxl makes dom0 no smaller
 # xl.c, auto_autoballoon(): dom0 has been given its size by hand.
 _DOM0_MEM = re.compile(r"(^| )dom0_mem=((|min:|max:)[0-9]+[bBkKmMgG]?,?)+($| )")
 _AUTOBALLOON = re.compile(r"^[ \t]*autoballoon[ \t]*=[ \t]*[\"']?(\w+)", re.MULTILINE)
 _DOM0 = re.compile(r"^Domain-0 +0 +([0-9]{1,9}) ", re.MULTILINE)
-
-
-def needed_memory(configuration: Mapping[str, Any]) -> int:
-    """MiB that Xen must have free for a domain. What ``allow`` has let pass may be anything, and counts for nothing if it is no number."""
-    built, created = (configuration.get(key) for key in ("b_info", "c_info"))
-    built = built if isinstance(built, dict) else {}
-    kib = {key: value for key, value in built.items() if isinstance(value, int)}
-    target = kib.get("target_memkb") or kib.get("max_memkb", 0)
-    # libxl_get_required_shadow_memory()
-    shadow = kib.get("shadow_memkb", 4 * (256 * kib.get("max_vcpus", 1) + 2 * (kib.get("max_memkb", target) // 1024)))
-    need = target + shadow + kib.get("iommu_memkb", 0)
-    if built.get("device_model_stubdomain") in (True, "True"):
-        need += kib.get("stubdomain_memkb", 0) + kib.get("video_memkb", 0)
-    is_pv = isinstance(created, dict) and str(created.get("type")).lower() == "pv"
-    return -(-need // 1024) + (_PV_EXTRA if is_pv else _HVM_EXTRA)
 
 
 def available_memory(config: Config, xen: XenInfo, xl_conf: Path = _XL_CONF) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import limits
 from .errors import ProtocolError
 from .messages import printable
+
+# libxl_internal.h
+_HVM_EXTRA = 2  # MiB: LIBXL_HVM_EXTRA_MEMORY
+_PV_EXTRA = 1  # MiB: LIBXL_PV_EXTRA_MEMORY
 
 
 def domain_name(head: bytes) -> str:
@@ -30,6 +34,24 @@ def domain_memory(head: bytes) -> int:
         return 0
     fits = isinstance(kilobytes, int) and not isinstance(kilobytes, bool) and 0 < kilobytes <= limits.DOMAIN_MEMORY_MAX >> 10
     return kilobytes << 10 if fits else 0
+
+
+def needed_memory(configuration: Mapping[str, Any]) -> int:
+    """MiB that Xen must have free for a domain: libxl's own sum (libxl__domain_need_memory_calculate in libxl_mem.c).
+
+    What is no number counts for nothing: a policy's ``allow`` lets anything pass.
+    """
+    built, created = (configuration.get(key) for key in ("b_info", "c_info"))
+    built = built if isinstance(built, dict) else {}
+    kib = {key: value for key, value in built.items() if isinstance(value, int)}
+    target = kib.get("target_memkb") or kib.get("max_memkb", 0)
+    # libxl_get_required_shadow_memory()
+    shadow = kib.get("shadow_memkb", 4 * (256 * kib.get("max_vcpus", 1) + 2 * (kib.get("max_memkb", target) // 1024)))
+    need = target + shadow + kib.get("iommu_memkb", 0)
+    if built.get("device_model_stubdomain") in (True, "True"):
+        need += kib.get("stubdomain_memkb", 0) + kib.get("video_memkb", 0)
+    is_pv = isinstance(created, dict) and str(created.get("type")).lower() == "pv"
+    return -(-need // 1024) + (_PV_EXTRA if is_pv else _HVM_EXTRA)
 
 
 def configuration(head: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .wire import Reader, pull_texts, push_text, push_texts, push_uint
 class HostReport:
     """One host, as its keeper sees it at this moment. Memory is in bytes, ``clock`` in seconds since 1970 (UTC).
 
+    ``memory_free``: what a domain could get, with what dom0 would give where xl balloons it.
     ``xen``: the hypervisor's version, "" where xl does not say; then memory and CPU's features are 0 and "" as well, and ``faults`` says why.
     ``cpu_features``, ``virtualization``: as ``xl info`` has them (hw_caps, virt_caps). ``sessions``: migrations that arrive just now.
     ``ciphers``: the AEAD backends of this build, ``cipher``: the one in use. ``faults``: what would keep any domain from arriving.

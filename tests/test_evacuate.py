@@ -19,6 +19,9 @@ import pytest
 from tests.pair import Host, Pair, command, wait_for
 from tests.xl.hosts import Fault, Point, XenHost, alive
 from tests.xl.stream import StreamSpec, make_stream
+from xensecure.cli import evacuation
+from xensecure.cli.evacuation import Logs
+from xensecure.link.config import Config
 from xensecure.link.journal import records
 
 INTERRUPTED = 130
@@ -380,6 +383,20 @@ def test_killed_and_run_again(hosts: Hosts) -> None:
     hosts.second.xen.release(Point.READY)
     wait_for(lambda: hosts.domains(hosts.source) == [], "web1 to arrive")
     assert hosts.evacuate("--to", "hv2,hv3", "web1")[0].splitlines()[0] == "web1 runs on hv2"
+
+
+def test_a_log_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a destination says without an end fills no memory: a log that has grown too long begins anew, and its writer notices nothing."""
+    monkeypatch.setattr(evacuation, "_LOG_MAX", 1000)
+    logs = Logs(Config(path="", name="hv1", run=tmp_path))
+    with logs.alone():
+        descriptor = logs.open(7)
+        for number in range(300):
+            os.write(descriptor, b"xensecure: line %d\n" % number)
+            logs.cut(7)
+        assert logs.path(7).stat().st_size < 1100
+        assert logs.last_words(7) == "line 299"
+        os.close(descriptor)
 
 
 def test_one_evacuation_at_a_time(hosts: Hosts) -> None:

@@ -165,17 +165,20 @@ def test_a_long_file_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A folder that is not there, a link, a FIFO that nobody reads: one line, and everything goes on."""
+    """A folder that is not there, a link, a FIFO that somebody reads, another file's second name: one line, and everything goes on."""
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     os.mkfifo(tmp_path / "fifo")
-    for name in ("no/folder", "link", "fifo"):
+    (tmp_path / "other").touch()
+    (tmp_path / "hard").hardlink_to(tmp_path / "other")
+    for name in ("no/folder", "link", "fifo", "hard"):
         told = Events(config(tmp_path, str(tmp_path / name)), "xensecure")
         for _ in range(3):
             told.emit(Event.PAIRED)
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 2
+    assert len(said) == 4
     assert all("no events are written there, see [log] events" in line for line in said)
     assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "other").read_bytes() == b""
 
 
 JOURNALD = Path("/lib/systemd/systemd-journald")

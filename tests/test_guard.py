@@ -232,6 +232,32 @@ def test_alarm_that_comes_and_goes(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     sock.close()
 
 
+def test_stop_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "refuse" the connections are broken before anybody is told: whoever reads that may be slow."""
+    guard, sock = watching(monkeypatch, "refuse")
+    order: list[str] = []
+    monkeypatch.setattr(module, "discard", lambda _: order.append("broken"))
+    guard._tell = lambda _: order.append("told")
+    guard._heed(module.Change(neighbours=[entry(HV2, FORGED)]))
+    assert order == ["broken", "told"]
+    sock.close()
+
+
+def test_sprayed_addresses_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that have nothing to do with the way are not judged, and those that are gone are not kept."""
+    guard, sock = watching(monkeypatch)
+    looks: list[object] = []
+    monkeypatch.setattr(guard, "_look", lambda *_, **__: looks.append(None))
+    many = [f"198.51.100.{number}" for number in range(200)]
+    guard._heed(module.Change(neighbours=[entry(address, "02:00:00:00:99:99") for address in many]))
+    assert len(guard._table) == 201
+    guard._heed(module.Change(neighbours=[entry(address, "") for address in many]))
+    assert (len(guard._table), looks) == (1, [])
+    guard._heed(module.Change(neighbours=[entry(many[0], TRUE)]))
+    assert len(looks) == 1
+    sock.close()
+
+
 def test_moments_peace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A way on which there has just been an alarm is used again only when it has been quiet for longer than a forger pauses."""
     guard, sock = watching(monkeypatch, "refuse")

@@ -208,6 +208,14 @@ def test_counters_outlive_the_journal(config: Config, monkeypatch: pytest.Monkey
     assert before[("xensecure_migrations_total", "source,success")] == 20
 
 
+def test_a_lie_does_not_stay(config: Config) -> None:
+    """What no line carries in that time is not counted: a receiver that was taken over could spoil the counter for good."""
+    events = Events(config, "xensecure-launcher", "destination")
+    events.emit(Event.SESSION_ENDED, outcome="failed", bytes=2**64 - 1, seconds=2.0)
+    events.emit(Event.SESSION_ENDED, outcome="success", bytes=1000, seconds=1.0)
+    assert parsed(render(config))[("xensecure_stream_bytes_total", "destination")] == 2e11 + 1000
+
+
 def test_processes_count_at_once(config: Config) -> None:
     """Eight processes that count the same lose none, and whoever reads the file meanwhile finds it whole."""
     processes = []

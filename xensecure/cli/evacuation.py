@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import os
 import select
 import shlex
@@ -30,6 +31,7 @@ from .status import Inquiry
 from .verdict import is_safe_name
 
 _TRANSPORT_SECONDS = 10.0  # xl does not wait for its transport, which writes the journal's last line some ms after xl's end
+_LOG_MAX = 4 << 20  # bytes; what xl and its transport say of a migration are some KiB
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -108,7 +110,14 @@ class Logs:
         if descriptor is None:
             raise StateError("a migration of it that an earlier evacuation has begun is not over")
         os.ftruncate(descriptor, 0)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # so that it can be cut while xl writes
         return descriptor
+
+    def cut(self, domid: int) -> None:
+        """Begin a log anew that has grown too long: what a destination says ends up in it, and it lies in memory."""
+        with contextlib.suppress(OSError):
+            if self.path(domid).stat().st_size > _LOG_MAX:
+                os.truncate(self.path(domid), 0)
 
     def busy(self, domid: int, seconds: float = 0.0) -> bool:
         """Whether an xl or its transport still has the log, after waiting for its end for so long."""
@@ -198,6 +207,8 @@ class Evacuation:
         ready = {descriptor for descriptor, _ in poll.poll(self._board.interval * 1000)}
         with contextlib.suppress(BlockingIOError):
             os.read(wake, 512)
+        for child in self._children:
+            self._logs.cut(child.listed.id)
         for child in [child for child in self._children if child.descriptor in ready]:
             self._children.remove(child)
             self._end(child)

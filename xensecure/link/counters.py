@@ -15,6 +15,7 @@ from . import store
 from .roles import Outcome, Point, Role
 
 _LOCK_SECONDS = 1.0  # a holder writes some hundred bytes; whoever cannot have the lock in that time does without the count
+_RATE_MAX = 1e11  # bytes a second, 800 Gbit/s: what a receiver says beyond that is a lie, and would stay in the counter for good
 _SIZE_MAX = 1 << 20  # bytes; ours are some KiB
 
 Labels = tuple[str, ...]
@@ -109,7 +110,8 @@ def _changes(event: str, entry: Mapping[str, str | int | float]) -> Iterator[tup
     if event in _ONE:
         yield _ONE[event], labels(_ONE[event]), 1
     elif event == "session-ended":
-        size, seconds = float(entry.get("bytes", 0)), float(entry.get("seconds", 0))
+        seconds = float(entry.get("seconds", 0))
+        size = min(float(entry.get("bytes", 0)), seconds * _RATE_MAX)
         yield MIGRATIONS, labels(MIGRATIONS), 1
         yield BYTES, labels(BYTES), size
         yield SECONDS, labels(SECONDS), seconds

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import json
 import os
@@ -147,8 +148,8 @@ def _to_file(path: Path, kind: Kind, entry: dict[str, str | int | float]) -> Non
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+            raise OSError(errno.EPERM, "no file of this user's alone")
         # A full disk may have cut the last line short.
         whole = status.st_size == 0 or os.pread(descriptor, 1, status.st_size - 1) == b"\n"
         store.write_all(descriptor, line if whole else b"\n" + line)

@@ -106,16 +106,18 @@ class Guard:
                 if watched.alarms:
                     watched.socks.remove(sock)
                     raise ConnectError(f"{_said(watched.alarms[-1])}; nothing is sent over this connection")
-        if self._thread is None or (self._refuses and not self._thread.is_alive()):
-            self._thread = threading.Thread(target=self._run, name="neighbour guard", daemon=True)
-            self._thread.start()
+            if self._thread is None or (self._refuses and not self._thread.is_alive()):
+                self._thread = threading.Thread(target=self._run, name="neighbour guard", daemon=True)
+                self._thread.start()
         self._ring()
 
     def is_suspicious(self) -> bool:
         """Whether, with "refuse", nothing may be sent just now: where a forger and the true host answer in turn, a moment's peace is none."""
+        if not self._refuses:
+            return False
         with self._lock:
             is_fresh = time.monotonic() - self._alarmed_at < limits.GUARD_STEADY_SECONDS
-            return self._refuses and (is_fresh or any(watched.alarms for watched in self._current()))
+            return is_fresh or any(watched.alarms for watched in self._current())
 
     def why_broken(self) -> str:
         """Why connections were broken, once; "" if they were not."""
@@ -146,7 +148,8 @@ class Guard:
             words = str(error) if isinstance(error, XensecureError) else f"internal error, please report: {error!r}"
             say(PROGRAM, f"neighbour guard: the way to the destination is not watched: {words}")
             if self._refuses:
-                self._stop(f"the neighbour guard has ended: {words}")
+                with self._lock:
+                    self._stop(f"the neighbour guard has ended: {words}")
 
     def _wait(self, watcher: Watcher) -> None:
         poll = select.poll()
@@ -164,9 +167,9 @@ class Guard:
     def _heed(self, change: Change) -> None:
         with self._lock:
             for entry in change.neighbours:  # one by one: what is forged for a moment counts
-                self._table[entry.interface, entry.address] = entry
+                self._keep(entry)
                 for watched in self._current():
-                    if watched.way is not None and watched.way.interface == entry.interface:
+                    if self._concerns(entry, watched):
                         self._look(watched, anew=False)
             if change.overrun:
                 self._read_table()
@@ -174,13 +177,30 @@ class Guard:
                 for watched in self._current():
                     self._look(watched)
 
+    def _keep(self, entry: Neighbour) -> None:
+        """As the kernel does: what is gone, or was never found, is not kept, or a sprayer of addresses could make the table as long as he likes."""
+        if entry.hardware:
+            self._table[entry.interface, entry.address] = entry
+        else:
+            self._table.pop((entry.interface, entry.address), None)
+
+    def _concerns(self, entry: Neighbour, watched: _Watched) -> bool:
+        """Whether an entry can change what is thought of a way: it is the next hop's, or has its hardware address, or there are alarms to end."""
+        way = watched.way
+        if way is None or way.interface != entry.interface:
+            return False
+        hop = self._table.get((way.interface, way.hop))
+        return bool(watched.alarms) or entry.address == way.hop or (hop is not None and entry.hardware == hop.hardware)
+
     def _current(self) -> list[_Watched]:
         """What connections live on; while none does, what they have lived on."""
         every = list(self._watched.values())
         return [watched for watched in every if watched.lives()] or every
 
     def _read_table(self) -> None:
-        self._table = {(entry.interface, entry.address): entry for entry in neighbours()}
+        self._table = {}
+        for entry in neighbours():
+            self._keep(entry)
 
     # ---- the verdict
 
@@ -200,13 +220,13 @@ class Guard:
             self._alarmed_at = time.monotonic()
         new = [alarm for alarm in alarms if alarm not in watched.alarms]
         watched.alarms = alarms
+        if new and self._refuses:
+            self._stop(_said(alarms[-1]))  # before it is said: whoever reads that may be slow
         for alarm in new:
             watched.told |= self._alarm(alarm)
         if watched.told and not alarms:
             watched.told = False
             say(PROGRAM, f"neighbour guard: the way to {watched.ends.peer} is as it was")
-        if new and self._refuses:
-            self._stop(_said(alarms[-1]))
 
     def _alarm(self, alarm: Alarm) -> bool:
         """Say an alarm: the one place where one is said. Whether it was, for it may have been a moment ago."""

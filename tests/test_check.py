@@ -114,6 +114,20 @@ def test_domain_that_would_be_taken(pair: Pair, padding: int) -> None:
     assert check(pair.source, CONFIGURATION + b" " * padding).refusal == ""
 
 
+def test_a_peer_that_may_not_send(pair: Pair) -> None:
+    """A destination that takes nothing from this host says so, whatever the domain."""
+    kept = pair.destination.config.read_text()
+    pair.destination.config.write_text(f"{kept}\n[policy.peer.hv1]\nsend = false\n")
+    try:
+        pair.destination.stop_daemons()
+        pair.destination.start_daemons()
+        assert check(pair.source).faults == ("hv1 may not send domains there: [policy.peer.hv1] send is false",)
+    finally:
+        pair.destination.config.write_text(kept)
+        pair.destination.stop_daemons()
+        pair.destination.start_daemons()
+
+
 def test_white_space_is_no_domain(pair: Pair) -> None:
     """A question made long by white space alone asks about no domain."""
     assert check(pair.source, b" \n" * 100_000).refusal == ""

@@ -9,10 +9,12 @@ from pathlib import Path
 from ..destination.admission import judge_domain
 from ..link.config import Config
 from ..link.identity import load_credentials
+from ..link.peers import Peers
 from ..link.say import say
 from ..link.xl import domain_configuration, run_xl
 from ..proto.domain import configuration, domain_name
-from ..proto.errors import ProtocolError, Reason, RefusedError, SystemFailure, UsageError
+from ..proto.errors import ProtocolError, Reason, RefusedError, StateError, SystemFailure, UsageError
+from ..proto.messages import printable
 from ..source.check import check_destination
 from .common import out
 
@@ -33,6 +35,8 @@ def policy(config: Config, chosen: argparse.Namespace) -> int:
     head = _head_of(config, chosen.domain)
     name = domain_name(head)
     if chosen.to is None:
+        if chosen.sender and chosen.sender not in config.peer_policies and Peers(config).find(chosen.sender) is None:
+            raise StateError(f"no peer {printable(chosen.sender)!r} is known here; 'xensecurectl peers' lists them")
         judge_domain(config, chosen.sender, head)
         looks = config.policy_for(chosen.sender).looks
         out(f"{name} may come" if looks else f"{name} may come: {config.policy_for(chosen.sender).where('check')} is off, and nothing was looked at")

@@ -25,14 +25,15 @@ def admit_peer(config: Config, peer: str) -> None:
 
     ``peer``: the name under which it was paired, proved.
     """
-    _require_sender(config, peer)
+    require_sender(config, peer)
     policy = config.policy_for(peer)
     if policy.domains and not _take_place(config.run, peer, policy.domains):
         many = f"{policy.domains} domains of {peer}'s are arriving there already ({policy.where('domains')}); try again later"
         raise RefusedError(many, Reason.TOO_MANY)
 
 
-def _require_sender(config: Config, peer: str) -> None:
+def require_sender(config: Config, peer: str) -> None:
+    """RefusedError unless a peer may send domains here at all."""
     policy = config.policy_for(peer)
     if not policy.send:
         who = peer or "a peer without a section of its own"
@@ -60,7 +61,7 @@ def judge_domain(config: Config, peer: str, head: bytes, xen: XenInfo | None = N
     ``peer``: who sends it, "" for one without a section of its own. ``head``: its configuration, libxl's JSON as in xl's header. ``xen``: what xl
     has just said of this host, if it has been asked.
     """
-    _require_sender(config, peer)
+    require_sender(config, peer)
     if config.policy_for(peer).looks:
         _judge(config, peer, _read(head), xen)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .. import __version__
@@ -15,16 +16,17 @@ from ..link.xl import XenInfo, cpu_names, xl_info
 from ..proto.errors import RefusedError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature
+from .admission import judge_domain, require_sender
 from .memory import available_memory
 
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes, XenInfo], object]) -> HostReport:
+def report_on(config: Config, peer: str, sessions: int, head: bytes) -> HostReport:
     """This host's report for a peer that has proved itself.
 
-    ``sessions``: migrations that arrive now; ``head``: the configuration of the domain that it asks about, empty or white space for none;
-    ``judge``: raises RefusedError for one that would be refused on a host with that Xen. Hooks are not run: they may do things.
+    ``peer``: its name; ``sessions``: migrations that arrive now; ``head``: the configuration of the domain that it asks about, empty or white space
+    for none. Hooks are not run: they may do things.
     """
     faults: list[str] = []
     xen = XenInfo(version="", memory_total=0, memory_free=0, cpus=0, hw_caps="", virt_caps="")
@@ -34,7 +36,7 @@ def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes
         free = available_memory(config, xen) << 20
     except XensecureError as error:
         faults.append(str(error))
-    faults += _faults(config)
+    faults += _faults(config, peer)
     vendor, model = cpu_names(_CPUINFO)
     return HostReport(
         xensecure=__version__,
@@ -55,22 +57,23 @@ def report_on(config: Config, sessions: int, head: bytes, judge: Callable[[bytes
         cipher=find_backend(config.cipher),
         ciphers=tuple(compiled_backends()),
         faults=tuple(faults),
-        refusal=_refusal(head, xen, judge) if head.strip() else "",
+        refusal=_refusal(partial(judge_domain, config, peer, head, xen)) if head.strip() else "",
     )
 
 
-def _refusal(head: bytes, xen: XenInfo, judge: Callable[[bytes, XenInfo], object]) -> str:
-    """Why that domain would be refused here, in one line; "" if it would be taken."""
+def _refusal(judge: Callable[[], object]) -> str:
+    """Why something would be refused here, in one line; "" if it would not."""
     try:
-        judge(head, xen)
+        judge()
     except RefusedError as error:
         return str(error)
     return ""
 
 
-def _faults(config: Config) -> list[str]:
-    """What would keep any domain from arriving here."""
-    found = []
+def _faults(config: Config, peer: str) -> list[str]:
+    """What would keep any domain of that peer's from arriving here."""
+    refusal = _refusal(partial(require_sender, config, peer))
+    found = [refusal] if refusal else []
     try:
         find_hooks(config.hooks, Point.PRE_RECEIVE)
     except XensecureError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from functools import partial
 
 from ..link import hooks as points
 from ..link.config import Config
@@ -25,7 +24,7 @@ from ..proto.launcher import Kind
 from ..proto.messages import OF_A_SESSION, Outcome, OutcomeState, Purpose
 from ..proto.request import ReceiveRequest
 from . import pairing, xl
-from .admission import admit_peer, judge_domain
+from .admission import admit_peer
 from .check import report_on
 from .held import read_sealed
 from .hooked import SessionHooks
@@ -193,8 +192,7 @@ class Keeper:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        judging = partial(judge_domain, self._config, peer)
-        self._packets.send(launcher.push_report(report_on(self._config, self._slot.count(Use.SESSION), head, judging)))
+        self._packets.send(launcher.push_report(report_on(self._config, peer, self._slot.count(Use.SESSION), head)))
 
     def _keep(self, session_id: bytes, word: Outcome) -> None:
         """The source's word, in the journal; a peer can say it as often as it likes, and a disk is finite."""

@@ -40,6 +40,7 @@ def _arguments() -> argparse.Namespace:
     test.add_argument("--mode", choices=MODES, help=both)
     test.add_argument("--keep", action="store_true", help="leave the hosts up")
     test.add_argument("--reuse", action="store_true", help="take the hosts that are up, as they are")
+    test.add_argument("--without", action="append", default=[], metavar="NAME", help="leave that one out; may be repeated")
     test.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(suite.NAMES)}")
     shell = commands.add_parser("shell", help="a shell on a host, or one command there")
     shell.add_argument("host", choices=sorted(HOSTS))
@@ -64,7 +65,7 @@ def _test(chosen: argparse.Namespace) -> int:
     for mode in (chosen.mode,) if chosen.mode else MODES:
         names = chosen.names or ([] if mode == (chosen.mode or MODES[0]) else suite.WITH_EVERY_GUEST)
         with _booted(chosen, mode):
-            status |= suite.run_all(mode, names)
+            status |= suite.run_all(mode, names, chosen.without)
     return status
 
 

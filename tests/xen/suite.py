@@ -17,14 +17,14 @@ _NEEDED = "token"  # all others but enroll stand on it
 _ON_REQUEST = ("compare",)  # a measurement, not a test
 
 
-def run_all(mode: str, names: Sequence[str]) -> int:
-    """Run all tests, or those named; returns the command's exit status."""
-    unknown = set(names) - set(NAMES)
+def run_all(mode: str, names: Sequence[str], without: Sequence[str] = ()) -> int:
+    """Run all tests, or those named, but ``without`` some; returns the command's exit status."""
+    unknown = {*names, *without} - set(NAMES)
     if unknown:
         raise LabError(f"no such test: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     prepare()
     needed = [] if paired() else [_NEEDED]
-    chosen = [name for name in NAMES if name in (*names, *needed) or (not names and name not in _ON_REQUEST)]
+    chosen = [name for name in NAMES if name in (*names, *needed) or (not names and name not in (*_ON_REQUEST, *without))]
     rows: list[tuple[str, str, float, str]] = []
     for number, name in enumerate(chosen, 1):
         say(f"{number}/{len(chosen)} {name}: {(CASES[name].__doc__ or '').strip()}")

@@ -284,15 +284,43 @@ def test_what_is_named(policy: dict[str, Any], path: str, right: list[Any], wron
 
 
 def test_disk_that_a_script_makes() -> None:
-    """What stands behind a script is that script's to read, and matched as a whole."""
+    """What stands behind a script is that script's to read, and matched word by word."""
     target = "iqn=iqn.2001-05.com.example:x,portal=192.0.2.3"
     made = domain("disks.0.script", "block-iscsi")
     made["disks"][0]["pdev_path"] = target
     assert refusal(made) == ""
     assert "disks[0].pdev_path = " in refusal(made, disks=("/dev/vg0/",))
-    assert refusal(made, disks=("/dev/vg0/", "iqn=iqn.2001*")) == ""
+    assert refusal(made, disks=("/dev/vg0/", "iqn=iqn.2001*,portal=192.0.2.3")) == ""
+    assert "[policy] disks has " in refusal(made, disks=("iqn=iqn.2001*",))  # not any portal
     made["disks"][0]["script"] = None
     assert "comma" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    ("target", "disks", "problem"),
+    [
+        ("/dev/vg0/../sda", ("/dev/vg0/",), "no absolute path"),
+        ("/dev/./sda", ("*",), "no absolute path"),
+        ("//dev/sda", ("*",), "no absolute path"),
+        ("/dev/sda", ("/dev/vg0/",), "[policy] disks has /dev/vg0/"),
+        ("/dev/vg0/web1", ("/dev/vg0/",), ""),
+        ("vg0/../../sda", ("*",), "'..'"),
+        ("file=../../dev/sda", ("*",), "'..'"),
+        ("iqn=iqn.2001:a,iqn=evil", ("*",), "twice"),
+        ("iqn=iqn.2001:a iqn=evil", ("iqn=*",), "twice"),
+        ("iqn=iqn.2001:a,portal=evil", ("iqn=*",), "[policy] disks has iqn=*"),
+        ("iqn=iqn.2001:a,portal=192.0.2.3:3260", ("iqn=iqn.2001*,portal=192.0.2.3*",), ""),
+        ("web1..2", ("web*",), ""),
+        ("web1\n", ("*",), "no line of text"),
+    ],
+)
+def test_target_of_a_script(target: str, disks: tuple[str, ...], problem: str) -> None:
+    """A path stays a path behind a script, and a pattern does not reach beyond the word that it was written for."""
+    made = domain("disks.0.script", "block")
+    made["disks"][0]["pdev_path"] = target
+    said = refusal(made, disks=disks)
+    assert problem in said
+    assert bool(said) == bool(problem)
 
 
 def test_domain_without_a_name() -> None:

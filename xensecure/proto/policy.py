@@ -255,16 +255,28 @@ def _vcpus(value: Any, policy: Policy, holder: Mapping[str, Any]) -> str:
     return f"at most {policy.vcpus} ({policy.where('vcpus')})" if not problem and policy.vcpus and value > policy.vcpus else problem
 
 
+_PARTS = re.compile("[, ]")  # between the words of a target: block-iscsi takes both
+
+
 def _disk(value: Any, policy: Policy, holder: Mapping[str, Any]) -> str:
     """A path; where a script makes the disk, what that script takes."""
     if value == "":
         return ""  # an empty drive
-    if holder.get("script"):
-        problem = _text(value, policy, holder)
-        return problem or ("" if any(_matches(pattern, value) for pattern in policy.disks) else _not_among(policy, "disks", policy.disks))
+    if isinstance(value, str) and not value.startswith("/") and holder.get("script"):
+        return _target(value, policy)
     if isinstance(value, str) and "," in value:
         return "a comma would begin an option of QEMU's"
     return _path(value, policy, "disks", policy.disks)
+
+
+def _target(value: str, policy: Policy) -> str:
+    """Words between commas and spaces: of one that stands twice a script would take the last, which the operator has perhaps not named."""
+    words = [word.partition("=")[0] for word in _PARTS.split(value)]
+    if not value.isprintable() or ".." in re.split("[/,=: ]", value):
+        return "no line of text without '..'"
+    if len(set(words)) < len(words):
+        return "a word stands twice"
+    return "" if any(_matches(pattern, value) for pattern in policy.disks) else _not_among(policy, "disks", policy.disks)
 
 
 def _kernel(value: Any, policy: Policy, _holder: Mapping[str, Any]) -> str:
@@ -302,9 +314,12 @@ def _path(value: Any, policy: Policy, key: str, patterns: tuple[str, ...]) -> st
 
 
 def _matches(pattern: str, value: str) -> bool:
-    """A path by its folders, one after the other; "*" is everything, and what is no path is matched as a whole."""
-    if pattern == "*" or not value.startswith("/"):
-        return fnmatchcase(value, pattern)
+    """A path by its folders, one after the other, what is no path word by word; "*" is everything."""
+    if pattern == "*":
+        return True
+    if not value.startswith("/"):
+        words, wanted = _PARTS.split(value), _PARTS.split(pattern)
+        return len(words) == len(wanted) and all(map(fnmatchcase, words, wanted))
     parts, wanted = value.split("/"), pattern.split("/")
     if wanted[-1] == "":
         wanted.pop()

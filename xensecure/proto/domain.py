@@ -57,7 +57,8 @@ def needed_memory(configuration: Mapping[str, Any]) -> int:
 def configuration(head: bytes) -> dict[str, Any]:
     """A domain's configuration as an object; ProtocolError for what two readers could understand differently.
 
-    libxl takes the first of two equal keys and Python the last: a hook must not be shown another domain than xl is.
+    libxl takes the first of two equal keys and Python the last, and in C a text ends at its first NUL: a hook must not be shown another domain
+    than xl is.
     """
     try:
         found = json.loads(head.decode("utf-8"), object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
@@ -67,6 +68,8 @@ def configuration(head: bytes) -> dict[str, Any]:
         raise ProtocolError("malformed configuration of a domain: no object")
     level: list[Any] = [found]
     for _ in range(limits.CONFIGURATION_DEPTH_MAX):
+        if any(isinstance(value, str) and "\0" in value for value in level):
+            raise ProtocolError("malformed configuration of a domain: a text has a NUL in it")
         level = [child for value in level for child in _children(value)]
     if level:
         raise ProtocolError("malformed configuration of a domain: too deep")
@@ -83,6 +86,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise ValueError("a key stands twice in an object")
+    if not all(key.isprintable() for key in made):
+        raise ValueError("a key has characters that cannot be printed")
     return made
 
 

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -114,14 +114,34 @@ class _Judge:
             self._key(inner, keys.get(key), place.key(printable(key)), value)
 
     def _key(self, value: Any, shape: Shape | None, place: _Place, holder: Mapping[str, Any]) -> None:
-        if any(_names(entry, place.name, value, any) for entry in self._policy.forbid):
-            raise self._refuse(place, value, f"{self._policy.where('forbid')} has it")
-        if any(_names(entry, place.name, value, all) for entry in self._policy.allow):
-            self._must_be_printable(value, place)
+        self._must_not_be_forbidden(value, place)
+        if self._allows(value, place):
+            self._anything(value, place)
         elif shape is None:
             raise self._refuse(place, value, f"no key that an ordinary domain has; {self._policy.where('allow')} can let it pass")
         elif value is not None:  # libxl takes null for a key that is not there
             self._value(value, shape, place, holder)
+
+    def _must_not_be_forbidden(self, value: Any, place: _Place) -> None:
+        if any(_names(entry, place.name, value, any, _hits) for entry in self._policy.forbid):
+            raise self._refuse(place, value, f"{self._policy.where('forbid')} has it")
+
+    def _allows(self, value: Any, place: _Place) -> bool:
+        return any(_names(entry, place.name, value, all, _passes) for entry in self._policy.allow)
+
+    def _anything(self, value: Any, place: _Place) -> None:
+        """What has no shape, by the policy's list or by ``allow``: ``forbid`` is the stronger, and looks into it all the same."""
+        texts = value if isinstance(value, Mapping) else [value]
+        if not all(text.isprintable() for text in texts if isinstance(text, str)):
+            raise self._refuse(place, value, "it has characters that cannot be printed")
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                where = place.key(printable(key))
+                self._must_not_be_forbidden(inner, where)
+                self._anything(inner, where)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self._anything(item, place.item(index))
 
     def _value(self, value: Any, shape: Shape, place: _Place, holder: Mapping[str, Any]) -> None:
         if isinstance(shape, list):
@@ -136,15 +156,11 @@ class _Judge:
                 allow = self._policy.where("allow")
                 raise self._refuse(place, value, f"without {allow} it may be {' or '.join(sorted(shape))}")
         elif shape is Rule.ANY:
-            self._must_be_printable(value, place)
+            self._anything(value, place)
         else:
             problem = _RULES[shape](value, self._policy, holder)
             if problem:
                 raise self._refuse(place, value, problem)
-
-    def _must_be_printable(self, value: Any, place: _Place) -> None:
-        if not all(text.isprintable() for text in _texts_in(value)):
-            raise self._refuse(place, value, "it has characters that cannot be printed")
 
 
 def shown_value(value: Any) -> str:
@@ -157,25 +173,25 @@ def shown_value(value: Any) -> str:
     return repr(text if len(text) <= limits.POLICY_VALUE_MAX else f"{text[: limits.POLICY_VALUE_MAX]}…")
 
 
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts_in(inner)
-
-
-def _names(entry: str, name: str, value: Any, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+def _names(entry: str, name: str, value: Any, quantifier: Callable[[Iterable[bool]], bool], matches: Callable[[str, str], bool]) -> bool:
     """Whether an entry of ``allow`` or ``forbid`` is about that key, and that value: of a list, all values or any of them."""
     key, equals, pattern = entry.partition("=")
     if not fnmatchcase(name, key):
         return False
     values = value if isinstance(value, list) else [value]
-    return not equals or quantifier(isinstance(item, (str, int)) and fnmatchcase(_as_text(item), pattern) for item in values)
+    return not equals or quantifier(isinstance(item, (str, int)) and matches(pattern, _as_text(item)) for item in values)
+
+
+def _passes(pattern: str, text: str) -> bool:
+    """For ``allow``: a path folder by folder, and only as a path is plainly written."""
+    return _matches(pattern, text) and _is_plain(text) if text.startswith("/") else fnmatchcase(text, pattern)
+
+
+def _hits(pattern: str, text: str) -> bool:
+    """For ``forbid``: in any case of letters, as libxl reads them, and however a path is written."""
+    pattern, text = pattern.casefold(), text.casefold()
+    plain = posixpath.normpath(f"/{text.lstrip('/')}") if text.startswith("/") else text
+    return any(fnmatchcase(written, pattern) or _matches(pattern, written) for written in (text, plain))
 
 
 def _as_text(value: str | int) -> str:
@@ -308,9 +324,12 @@ def _path(value: Any, policy: Policy, key: str, patterns: tuple[str, ...]) -> st
         return "no path"
     if not any(_matches(pattern, value) for pattern in patterns):
         return _not_among(policy, key, patterns)
+    return "" if _is_plain(value) else "no absolute path without '..' and doubled '/'"
+
+
+def _is_plain(value: str) -> bool:
     # normpath() leaves two slashes at the beginning alone.
-    plain = value.startswith("/") and not value.startswith("//") and posixpath.normpath(value) == value
-    return "" if plain else "no absolute path without '..' and doubled '/'"
+    return value.startswith("/") and not value.startswith("//") and posixpath.normpath(value) == value
 
 
 def _matches(pattern: str, value: str) -> bool:

@@ -28,6 +28,7 @@ class Rule(enum.Enum):
     NUMBER = enum.auto()
     WORD = enum.auto()  # an enumeration's, a model, an address: what no shell and no command line of QEMU's takes for more
     WORDS = enum.auto()  # several of them
+    ADDRESSES = enum.auto()  # of hosts, spaces between
     TEXT = enum.auto()  # one line, for the guest alone
     ANY = enum.auto()  # numbers and lines in any order, for the hypervisor alone
     HERE = enum.auto()  # the domain that has the other end of a device: 0
@@ -139,7 +140,8 @@ _DISK: Shape = {
     **_DEVICE,
     "pdev_path": Rule.DISK,
     "script": Rule.SCRIPT,
-    **dict.fromkeys(("vdev", "backend", "format", "specification", "transport"), _WORD),
+    **dict.fromkeys(("vdev", "backend", "specification", "transport"), _WORD),
+    "format": frozenset({"unknown", "raw", "empty"}),  # in the others the image itself names further files, and root's QEMU opens them
     # "removable" and the two beside it are numbers in libxl, though they mean true and false.
     **dict.fromkeys(("removable", "readwrite", "is_cdrom", "irq", "base"), _NUMBER),
     **dict.fromkeys(("direct_io_safe", "discard_enable", "trusted", "grant_usage"), _FLAG),
@@ -153,7 +155,8 @@ _NIC: Shape = {
     "script": Rule.SCRIPT,
     **dict.fromkeys(("mtu", "rate_bytes_per_interval", "rate_interval_usecs"), _NUMBER),
     **dict.fromkeys(("model", "mac", "ifname", "nictype", "gatewaydev"), _WORD),
-    **dict.fromkeys(("vlan", "ip"), _WORDS),
+    "vlan": _WORDS,
+    "ip": Rule.ADDRESSES,
     "trusted": _FLAG,
 }
 

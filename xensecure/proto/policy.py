@@ -22,6 +22,8 @@ from .messages import printable
 SCRIPT_FOLDER = "/etc/xen/scripts/"  # libxl_disk.c and libxl_nic.c: a script's name without "/" is one in there
 # libxl_bootloader.c looks for a name without "/" in Xen's own folder; the paths are those of Debian, Fedora and Xen's own "make install".
 BOOTLOADERS = ("pygrub", "/usr/bin/pygrub", "/usr/lib/xen-*/bin/pygrub", "/usr/lib/xen/bin/pygrub", "/usr/libexec/xen/bin/pygrub")
+# What a script does is another's to know: of those that come with Xen, vif-route and vif-nat make routes of dom0's of what a peer says.
+SCRIPTS = tuple(f"{SCRIPT_FOLDER}{name}" for name in ("block*", "vif-bridge", "vif-openvswitch"))
 _EVERYTHING = ("*",)
 
 
@@ -45,7 +47,7 @@ class Policy:
     kernels: tuple[str, ...] = _EVERYTHING
     device_models: tuple[str, ...] = ()
     bootloaders: tuple[str, ...] = BOOTLOADERS
-    scripts: tuple[str, ...] = (SCRIPT_FOLDER,)
+    scripts: tuple[str, ...] = SCRIPTS
     allow: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
     peer: str = ""
@@ -112,6 +114,8 @@ class _Judge:
             raise self._refuse(place, value, "an object belongs there")
         for key, inner in value.items():
             self._key(inner, keys.get(key), place.key(printable(key)), value)
+        if keys.get("bridge") is Rule.BRIDGE and value.get("bridge") is None:
+            self._bridge_of_libxl(place.key("bridge"))
 
     def _key(self, value: Any, shape: Shape | None, place: _Place, holder: Mapping[str, Any]) -> None:
         self._must_not_be_forbidden(value, place)
@@ -121,6 +125,12 @@ class _Judge:
             raise self._refuse(place, value, f"no key that an ordinary domain has; {self._policy.where('allow')} can let it pass")
         elif value is not None:  # libxl takes null for a key that is not there
             self._value(value, shape, place, holder)
+
+    def _bridge_of_libxl(self, place: _Place) -> None:
+        """A network card that names no bridge gets libxl's default one."""
+        bridges = self._policy.bridges
+        if "*" not in bridges and not self._allows(None, place):
+            raise self._refuse(place, None, f"{_not_among(self._policy, 'bridges', bridges)}, and a network card without a bridge gets xl's own")
 
     def _must_not_be_forbidden(self, value: Any, place: _Place) -> None:
         if any(_names(entry, place.name, value, any, _hits) for entry in self._policy.forbid):
@@ -226,6 +236,22 @@ def _word(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
 
 def _words(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
     return "" if isinstance(value, str) and _WORDS.fullmatch(value) else "words and addresses only"
+
+
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(/32|/128)?")
+
+
+def _addresses(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
+    """Each a host's own: a script may make a route of a network."""
+    fits = isinstance(value, str) and (value == "" or all(map(_is_host, value.split(" "))))
+    return "" if fits else "IP addresses only, spaces between, and no networks"
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return _ADDRESS.fullmatch(text) is not None and ipaddress.ip_network(text).num_addresses == 1
+    except ValueError:
+        return False
 
 
 def _text(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
@@ -360,6 +386,7 @@ _RULES: Mapping[Rule, Callable[[Any, Policy, Mapping[str, Any]], str]] = {
     Rule.NUMBER: _number,
     Rule.WORD: _word,
     Rule.WORDS: _words,
+    Rule.ADDRESSES: _addresses,
     Rule.TEXT: _text,
     Rule.HERE: _here,
     Rule.LISTEN: _listen,

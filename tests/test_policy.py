@@ -69,7 +69,7 @@ RIGHT: dict[Rule, list[Any]] = {
     Rule.ANY: [None, [], {"cpuid": [{"leaf": 1, "edx": "xx0x"}], "msr": []}, [1, 2]],
     Rule.HERE: [0, None],
     Rule.LISTEN: ["", "127.0.0.1", "0.0.0.0:5", "::1", "[2001:db8::1]:12", "localhost", None],
-    Rule.NAME: ["web1", "a b", "db.example.org", "0"],
+    Rule.NAME: ["web1", "a b", "db.example.org", "0x", "9to5", "Füchse", "web--incoming2", "Domain-01", "null", "a(b)"],
     Rule.MEMORY: [0, 131072, None],
     Rule.VCPUS: [1, 128, None],
     Rule.DISK: ["", "/dev/vg0/web1", "/srv/images/web 1.img", None],
@@ -79,6 +79,7 @@ RIGHT: dict[Rule, list[Any]] = {
     Rule.SCRIPT: ["vif-bridge", "vif-openvswitch", "block", "/etc/xen/scripts/block-drbd", "", None],
     Rule.DEVICE_MODEL: [None],
 }
+TAKEN = ["web1--incoming", "web1--migratedaway", "--incoming", "(null)", "Domain-0"]
 WRONG: dict[Rule, list[Any]] = {
     Rule.FLAG: [0, 1, "yes", "", [], {}, 1.0],
     Rule.UNSET: [True, "True", 0, 1, "yes", 1.0],
@@ -102,7 +103,7 @@ WRONG: dict[Rule, list[Any]] = {
     Rule.ANY: ["a\nb", {"a\0": 1}, [["\x1b"]]],
     Rule.HERE: [1, "0", True, False, -1, 0x7FF1],
     Rule.LISTEN: [5, "unix:/etc/passwd", "unix:5", "hv1:5", "127.0.0.1,password", "127.0.0.1:x", "127.0.0.1:", "fe80::1%a,b", "[::1", "to=5"],
-    Rule.NAME: [None, 5, "", "../../etc/x", "a/b", "-e", ".x", "a\nb", "a\0"],
+    Rule.NAME: [None, 5, "", "../../etc/x", "a/b", "-e", ".x", "a\nb", "a\0", " a", "a ", "a,b", "0", "12", *TAKEN],
     Rule.MEMORY: ["131072", 1.5, True, {}],
     Rule.VCPUS: ["1", True, []],
     Rule.DISK: [5, "vg0/web1", "/a,b", "/a/../b", "//a", "/a/", "/a\nb", "json:{}", "fat:rw:/etc", "nbd:host:1", "ssh://host/a", []],
@@ -498,6 +499,33 @@ def test_memory_that_dom0_can_give(tmp_path: Path, xl_conf: str | None, commandl
     file.chmod(0o600)
     info = XenInfo(**{**vars(INFO), "commandline": commandline})
     assert available_memory(load_config(str(file)), info, conf) == 1024 + (1024 - 128 if dom0 else 0)
+
+
+@pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
+@pytest.mark.parametrize(
+    ("built", "refused"),
+    [
+        ({}, False),  # libxl's own shadow memory is besides, here and below
+        ({"max_vcpus": 16}, False),
+        ({"max_vcpus": 16, "shadow_memkb": 4 * (256 * 16 + 2 * 4096)}, False),
+        ({"device_model_stubdomain": "False", "stubdomain_memkb": 1 << 32, "video_memkb": 16384}, False),
+        ({"shadow_memkb": 1 << 32}, True),
+        ({"shadow_memkb": (1 << 64) - 1}, True),
+        ({"iommu_memkb": 1 << 32}, True),
+        ({"device_model_stubdomain": True, "stubdomain_memkb": 1 << 32}, True),
+        ({"device_model_stubdomain": "True", "video_memkb": 1 << 32}, True),
+        ({"max_vcpus": 1 << 40}, True),
+        ({"shadow_memkb": 1 << 30, "iommu_memkb": -(1 << 31)}, True),
+        ({"max_vcpus": 1 << 40, "shadow_memkb": 1 << 32}, True),
+    ],
+)
+def test_memory_bounds_the_whole(kind: str, built: dict[str, Any], refused: bool) -> None:
+    """What a domain has beside its memory counts for ``memory``; a guest of just that size comes, with what libxl adds by itself."""
+    made = {"c_info": {"name": "web1", "type": kind}, "b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, **built}}
+    said = refusal(made, memory=4096)
+    assert ("at most 4096 MiB, and what libxl adds to that ([policy] memory)" in said) == refused
+    assert bool(said) == refused
+    assert refusal(made) == ""
 
 
 # ---- what is written about it

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from . import limits
+from .domain import needed_memory, ordinary_memory
 from .domainkeys import CONFIGURATION, Rule, Shape
 from .errors import Reason, RefusedError
 from .messages import printable
@@ -107,6 +108,15 @@ class _Judge:
         if not isinstance(created, dict) or created.get("name") is None:
             raise self._refuse(_Place("c_info.name", "c_info.name"), None, "a domain has a name")
         self.object(configuration, CONFIGURATION, _Place())
+        self._memory(configuration)
+
+    def _memory(self, configuration: Mapping[str, Any]) -> None:
+        """``memory`` bounds the whole, shadow memory and all, and leaves room for as much of that as libxl itself adds."""
+        most = self._policy.memory
+        need = needed_memory(configuration)
+        if most and need > ordinary_memory(configuration, most):
+            value = f"{need} MiB with all that belongs to the domain"
+            raise PolicyRefusedError("b_info", value, f"at most {most} MiB, and what libxl adds to that ({self._policy.where('memory')})")
 
     def object(self, value: Any, keys: Mapping[str, Shape], place: _Place) -> None:
         """Every key of an object."""
@@ -279,9 +289,15 @@ def _is_ip(text: str) -> bool:
     return "%" not in bare  # a scope may be any text
 
 
+# xl takes digits for a domain's number, shows "(null)" for no name, and itself names dom0 and a domain on its way.
+_TAKEN = re.compile(r"\d+|Domain-0|\(null\)|.*--(incoming|migratedaway)")
+
+
 def _name(value: Any, policy: Policy, _holder: Mapping[str, Any]) -> str:
-    if not isinstance(value, str) or not value.isprintable() or "/" in value or value[:1] in ("", "-", "."):
-        return "no name of a domain"  # xl and QEMU write log files of that name
+    if not isinstance(value, str) or not value.isprintable() or re.search("[/,]", value) or value[:1] in ("", "-", ".") or value != value.strip():
+        return "no name of a domain"  # xl and QEMU write log files of that name, and QEMU has it in an option
+    if _TAKEN.fullmatch(value):
+        return "a name that xl would take for something else"
     return "" if any(fnmatchcase(value, pattern) for pattern in policy.names) else _not_among(policy, "names", policy.names)
 
 

@@ -128,7 +128,7 @@ WRONG: dict[Rule, list[Any]] = {
 }
 
 
-def leaves(shape: Shape, path: str = "") -> Iterator[tuple[str, Rule | frozenset[str]]]:
+def leaves(shape: Shape, path: str = "") -> Iterator[tuple[str, Rule | frozenset[Any]]]:
     """Every key of the policy's own list that has a value, and what that must be."""
     if isinstance(shape, list):
         yield from leaves(shape[0], f"{path}.0")
@@ -152,8 +152,8 @@ def test_every_rule_has_values() -> None:
 def test_every_key(path: str) -> None:
     """Each key takes what its rule says, in its place, and nothing else; the refusal names the key and the value."""
     rule = LEAVES[path]
-    right = [*rule, *(word.upper() for word in rule), None] if isinstance(rule, frozenset) else RIGHT[rule]
-    wrong = ["other", "", 5, True, [], {}, "host:1.2", "/dev/ttyS0"] if isinstance(rule, frozenset) else WRONG[rule]
+    right = [*rule, *(word.upper() for word in rule if isinstance(word, str)), None] if isinstance(rule, frozenset) else RIGHT[rule]
+    wrong = ["other", "", 5, True, False, 0.0, 1, 65537, [], {}, "host:1.2", "/dev/ttyS0"] if isinstance(rule, frozenset) else WRONG[rule]
     in_a_list = path.endswith(".0")
     for value in right:
         if value is not None or not in_a_list:
@@ -174,6 +174,10 @@ DANGEROUS: dict[str, Any] = {
     "c_info.platformdata": {"a": "b"},
     "c_info.driver_domain": "True",
     "c_info.passthrough": "enabled",
+    "c_info.domid": 7,
+    "c_info.poolid": 1,
+    "on_crash": "coredump_restart",
+    "on_watchdog": "coredump_destroy",
     "b_info.device_model": "/opt/evil",
     "b_info.device_model_user": "root",
     "b_info.device_model_ssidref": 1,

@@ -51,7 +51,7 @@ xen_platform_pci = 1
 channel = ["name=org.qemu.guest_agent.0,connection=pty"]
 on_poweroff = "destroy"
 on_reboot = "restart"
-on_crash = "coredump-restart"
+on_crash = "preserve"
 on_watchdog = "restart"
 device_model_version = "qemu-xen"
 """
@@ -128,6 +128,7 @@ HOSTILE = {
     "driver_domain = 1": (KERNEL, "c_info.driver_domain = 'True'"),
     "nestedhvm = 1": (HVM, "b_info.nested_hvm = 'True'"),
     'stubdomain_kernel = "/opt/evil"\ndevice_model_stubdomain_override = 1': (HVM, "b_info.stubdomain_kernel = '/opt/evil'"),
+    'on_crash = "coredump-restart"': (HVM, "on_crash = 'coredump_restart'"),
     'passthrough = "enabled"': (HVM, "c_info.passthrough = 'enabled'"),
 }
 

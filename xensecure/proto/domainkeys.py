@@ -44,8 +44,8 @@ class Rule(enum.Enum):
     DEVICE_MODEL = enum.auto()
 
 
-# A set: one of these words. A list: any number of what it holds. A mapping: an object with these keys or fewer.
-Shape = Rule | frozenset[str] | list["Shape"] | Mapping[str, "Shape"]
+# A set: one of these words or numbers. A list: any number of what it holds. A mapping: an object with these keys or fewer.
+Shape = Rule | frozenset[str] | frozenset[int] | list["Shape"] | Mapping[str, "Shape"]
 
 _FLAG, _UNSET, _NUMBER, _WORD, _WORDS, _TEXT, _ANY = Rule.FLAG, Rule.UNSET, Rule.NUMBER, Rule.WORD, Rule.WORDS, Rule.TEXT, Rule.ANY
 _BITMAP: Shape = [_NUMBER]
@@ -62,11 +62,15 @@ _SPICE: Shape = {
 _USB_DEVICE = frozenset({"tablet", "mouse", "keyboard"})
 _SERIAL = frozenset({"pty", "null", "none"})
 
+_NO_DOMID = frozenset({0, 0x7FF4, (1 << 32) - 1, (1 << 32) - 2})  # xen.h: DOMID_INVALID; libxl.h: INVALID_DOMID, RANDOM_DOMID
+_ACTION = frozenset({"destroy", "restart", "rename_restart", "preserve", "soft_reset"})  # not to dump the guest's memory into dom0's files
+
 CREATE_INFO: Shape = {
     "type": _TYPE,
     "name": Rule.NAME,
     **dict.fromkeys(("hap", "oos", "run_hotplug_scripts", "xend_suspend_evtchn_compat"), _FLAG),
-    **dict.fromkeys(("domid", "poolid"), _NUMBER),
+    "domid": _NO_DOMID,  # the source's choice with "xl migrate -D" alone
+    "poolid": frozenset({0}),  # xl sends a pool by name
     "uuid": _WORD,
     "pool_name": _WORD,
     "driver_domain": _UNSET,
@@ -178,5 +182,5 @@ CONFIGURATION: Mapping[str, Shape] = {
     "vkbs": [_KEYBOARD],
     "channels": [{**_DEVICE, "name": _WORD, "connection": frozenset({"unknown", "pty"}), "connection.pty": {}, "connection.unknown": {}}],
     "usbctrls": [{**_DEVICE, "type": _WORD, "version": _NUMBER, "ports": _NUMBER}],
-    **dict.fromkeys(("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"), _WORD),
+    **dict.fromkeys(("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"), _ACTION),
 }

@@ -172,9 +172,10 @@ class _Judge:
         elif isinstance(shape, Mapping):
             self.object(value, shape, place)
         elif isinstance(shape, frozenset):
-            if not isinstance(value, str) or value.lower() not in shape:
-                allow = self._policy.where("allow")
-                raise self._refuse(place, value, f"without {allow} it may be {' or '.join(sorted(shape))}")
+            word = value.lower() if isinstance(value, str) else value
+            if not isinstance(word, (str, int)) or isinstance(word, bool) or word not in shape:
+                words = " or ".join(sorted(map(str, shape)))
+                raise self._refuse(place, value, f"without {self._policy.where('allow')} it may be {words}")
         elif shape is Rule.ANY:
             self._anything(value, place)
         else:

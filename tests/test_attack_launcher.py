@@ -385,6 +385,30 @@ def test_policy_is_asked_without_hooks(keeper: Keeper) -> None:
     assert keeper.xl_input.read_bytes() == b""
 
 
+@pytest.mark.parametrize(
+    ("policy", "evil", "destroyed"),
+    [("", False, "web1--incoming"), ("", True, ""), ('[policy]\ncheck = "off"\n', False, "victim--incoming")],
+)
+def test_name_of_another_domain(tmp_path: Path, policy: str, evil: bool, destroyed: str) -> None:
+    """A killed xl's copy is destroyed by the name that was judged, not by the one that the receiver says; unless nothing is judged at all."""
+    calls = tmp_path / "destroyed"
+    with launcher_running(tmp_path, policy) as keeper:
+        (tmp_path / "xl").write_text(
+            f'#!/bin/sh\n[ "$1" = destroy ] && echo -n "$2" >>{calls} && exit 0\ntouch {keeper.xl_calls}\ncat >{keeper.xl_input}\nkill -9 $$\n'
+        )
+        with started(keeper) as (sock, message, _):
+            if message.wish is Wish.ASKED:
+                shown = CONFIGURATION.replace(b"}}", b'}, "b_info": {"device_model": "/opt/evil"}}') if evil else CONFIGURATION
+                show(sock, sealed_file(shown), length=len(shown))
+                packet, more, _, _ = socket.recv_fds(sock, limits.LAUNCHER_MESSAGE_MAX, 1)
+                assert launcher.kind_of(packet) is (Kind.REFUSED if evil else Kind.ADMITTED)
+                for descriptor in more:
+                    os.close(descriptor)
+            sock.send(launcher.Note(launcher.Milestone.DOMAIN, domain="victim").push())
+        assert "killed by SIGKILL" in keeper.log()
+    assert (calls.read_text() if calls.exists() else "") == destroyed
+
+
 def test_second_configuration(keeper: Keeper) -> None:
     """A session shows one configuration: the second is shown to nobody."""
     add_hook(keeper)

@@ -22,7 +22,7 @@ from xensecure.link.xl import XenInfo
 from xensecure.proto import limits
 from xensecure.proto.domain import configuration, needed_memory
 from xensecure.proto.domainkeys import CONFIGURATION, Rule, Shape
-from xensecure.proto.errors import Reason, RefusedError
+from xensecure.proto.errors import ProtocolError, Reason, RefusedError
 from xensecure.proto.policy import Policy, judge
 
 DATA = Path(__file__).with_name("data")
@@ -63,44 +63,72 @@ RIGHT: dict[Rule, list[Any]] = {
     Rule.UNSET: [False, "False", "<default>", None],
     Rule.NUMBER: [0, 1, -1, 2**64 - 1, None],
     Rule.WORD: ["", "e1000", "00:16:3e:00:00:01", "en-us", "xvda", None],
-    Rule.WORDS: ["", "192.0.2.1/24 2001:db8::1", "10,20", None],
+    Rule.WORDS: ["", "192.0.2.1/24 2001:db8::1", "10,20", "1 2-5/u", None],
+    Rule.ADDRESSES: ["", "192.0.2.5", "2001:db8::5", "192.0.2.5 2001:db8::5", "192.0.2.5/32", "2001:db8::5/128", None],
     Rule.TEXT: ["", "console=hvc0 root=/dev/xvda1 ro", "Füchse", None],
     Rule.ANY: [None, [], {"cpuid": [{"leaf": 1, "edx": "xx0x"}], "msr": []}, [1, 2]],
     Rule.HERE: [0, None],
     Rule.LISTEN: ["", "127.0.0.1", "0.0.0.0:5", "::1", "[2001:db8::1]:12", "localhost", None],
-    Rule.NAME: ["web1", "a b", "db.example.org", "0"],
+    Rule.NAME: ["web1", "a b", "db.example.org", "0x", "9to5", "Füchse", "web--incoming2", "Domain-01", "null", "a(b)"],
     Rule.MEMORY: [0, 131072, None],
     Rule.VCPUS: [1, 128, None],
     Rule.DISK: ["", "/dev/vg0/web1", "/srv/images/web 1.img", None],
     Rule.BRIDGE: ["xenbr0", "ovsbr0.100", "", None],
     Rule.KERNEL: ["/boot/vmlinuz-6.1", "/root/guest/vmlinux", "", None],
     Rule.BOOTLOADER: ["pygrub", "/usr/bin/pygrub", "/usr/lib/xen-4.17/bin/pygrub", None],
-    Rule.SCRIPT: ["vif-bridge", "/etc/xen/scripts/block-drbd", "/etc/xen/scripts/ours/vif", "", None],
+    Rule.SCRIPT: ["vif-bridge", "vif-openvswitch", "block", "/etc/xen/scripts/block-drbd", "", None],
     Rule.DEVICE_MODEL: [None],
 }
+TAKEN = ["web1--incoming", "web1--migratedaway", "--incoming", "(null)", "Domain-0"]
 WRONG: dict[Rule, list[Any]] = {
     Rule.FLAG: [0, 1, "yes", "", [], {}, 1.0],
     Rule.UNSET: [True, "True", 0, 1, "yes", 1.0],
     Rule.NUMBER: ["1", True, 1.5, [], {}, 2**64, -(2**31) - 1],
     Rule.WORD: [5, "a b", "a,b", "a/b", "-a", "a=b", "a\nb", "a;b", "$(x)", "ä", "x" * 129],
     Rule.WORDS: [5, "a;b", "a\nb", "$(x)", "a=b", "'", "x" * 513],
+    Rule.ADDRESSES: [
+        5,
+        "0.0.0.0/1",
+        "0.0.0.0/1 128.0.0.0/1",
+        "192.0.2.5 0.0.0.0/0",
+        "192.0.2.0/24",
+        "::/1",
+        "::1/32",
+        "web1",
+        "192.0.2.5,",
+        " ",
+        "fe80::1%a",
+    ],
     Rule.TEXT: [5, "a\nb", "a\0b", "\ud800", []],
     Rule.ANY: ["a\nb", {"a\0": 1}, [["\x1b"]]],
     Rule.HERE: [1, "0", True, False, -1, 0x7FF1],
     Rule.LISTEN: [5, "unix:/etc/passwd", "unix:5", "hv1:5", "127.0.0.1,password", "127.0.0.1:x", "127.0.0.1:", "fe80::1%a,b", "[::1", "to=5"],
-    Rule.NAME: [None, 5, "", "../../etc/x", "a/b", "-e", ".x", "a\nb", "a\0"],
+    Rule.NAME: [None, 5, "", "../../etc/x", "a/b", "-e", ".x", "a\nb", "a\0", " a", "a ", "a,b", "0", "12", *TAKEN],
     Rule.MEMORY: ["131072", 1.5, True, {}],
     Rule.VCPUS: ["1", True, []],
     Rule.DISK: [5, "vg0/web1", "/a,b", "/a/../b", "//a", "/a/", "/a\nb", "json:{}", "fat:rw:/etc", "nbd:host:1", "ssh://host/a", []],
     Rule.BRIDGE: [5, "a b", "a/b", "$(x)"],
     Rule.KERNEL: [5, "vmlinuz", "/boot/../etc/shadow", "/boot//x", "/a\nb"],
     Rule.BOOTLOADER: [5, "", "sh", "/bin/sh", "/usr/lib/xen-/../../tmp/bin/pygrub", "/usr/lib/xen-4.17/bin/../bin/pygrub", "./pygrub", "/opt/pygrub"],
-    Rule.SCRIPT: [5, "/opt/evil", "../evil", "/etc/xen/scripts/../../../opt/evil", "/etc/xen/scripts", "/etc/xen/scripts/", "a/b", "a\nb"],
+    Rule.SCRIPT: [
+        5,
+        "/opt/evil",
+        "vif-route",
+        "vif-nat",
+        "/etc/xen/scripts/vif-route",
+        "/etc/xen/scripts/block/x",
+        "../evil",
+        "/etc/xen/scripts/../../../opt/evil",
+        "/etc/xen/scripts",
+        "/etc/xen/scripts/",
+        "a/b",
+        "a\nb",
+    ],
     Rule.DEVICE_MODEL: ["", "/usr/bin/qemu-system-i386", "/opt/evil", "qemu", 5],
 }
 
 
-def leaves(shape: Shape, path: str = "") -> Iterator[tuple[str, Rule | frozenset[str]]]:
+def leaves(shape: Shape, path: str = "") -> Iterator[tuple[str, Rule | frozenset[Any]]]:
     """Every key of the policy's own list that has a value, and what that must be."""
     if isinstance(shape, list):
         yield from leaves(shape[0], f"{path}.0")
@@ -124,8 +152,8 @@ def test_every_rule_has_values() -> None:
 def test_every_key(path: str) -> None:
     """Each key takes what its rule says, in its place, and nothing else; the refusal names the key and the value."""
     rule = LEAVES[path]
-    right = [*rule, *(word.upper() for word in rule), None] if isinstance(rule, frozenset) else RIGHT[rule]
-    wrong = ["other", "", 5, True, [], {}, "host:1.2", "/dev/ttyS0"] if isinstance(rule, frozenset) else WRONG[rule]
+    right = [*rule, *(word.upper() for word in rule if isinstance(word, str)), None] if isinstance(rule, frozenset) else RIGHT[rule]
+    wrong = ["other", "", 5, True, False, 0.0, 1, 65537, [], {}, "host:1.2", "/dev/ttyS0"] if isinstance(rule, frozenset) else WRONG[rule]
     in_a_list = path.endswith(".0")
     for value in right:
         if value is not None or not in_a_list:
@@ -134,7 +162,7 @@ def test_every_key(path: str) -> None:
     for value in wrong:
         if value is not None or path == "c_info.name":
             said = refusal(domain(path, value))
-            assert said.startswith(f"{shown} = "), (path, value, said)
+            assert re.match(rf"{re.escape(shown)}(\[0\])* = ", said), (path, value, said)
             assert " is refused by the destination's policy: " in said
 
 
@@ -146,6 +174,10 @@ DANGEROUS: dict[str, Any] = {
     "c_info.platformdata": {"a": "b"},
     "c_info.driver_domain": "True",
     "c_info.passthrough": "enabled",
+    "c_info.domid": 7,
+    "c_info.poolid": 1,
+    "on_crash": "coredump_restart",
+    "on_watchdog": "coredump_destroy",
     "b_info.device_model": "/opt/evil",
     "b_info.device_model_user": "root",
     "b_info.device_model_ssidref": 1,
@@ -186,8 +218,10 @@ DANGEROUS: dict[str, Any] = {
     "disks.0.backend_domid": 3,
     "disks.0.backend_domname": "driver",
     "disks.0.pdev_path": "json:{}",
+    "disks.0.format": "qcow2",
     "disks.0.colo_enable": "True",
-    "nics.0.script": "/opt/evil",
+    "nics.0.script": "vif-route",
+    "nics.0.ip": "0.0.0.0/1 128.0.0.0/1",
     "nics.0.model": "e1000,romfile=/etc/shadow",
     "nics.0.backend_domid": 1,
     "nics.0.coloft_forwarddev": "eth0",
@@ -253,11 +287,28 @@ def test_unknown_key(place: str, key: str, value: Any) -> None:
             "[policy] disks has /dev/vg0/, /srv/*/disk?.img",
         ),
         ({"bridges": ("xenbr*",)}, "nics.0.bridge", ["xenbr0"], ["br0", ""], "[policy] bridges has xenbr*"),
-        ({"bridges": ()}, "nics.0.bridge", [None], ["xenbr0"], "[policy] bridges has none"),
+        (
+            {"bridges": ("xenbr*",)},
+            "nics",
+            [[], [{"bridge": "xenbr0"}]],
+            [[{}], [{"bridge": "xenbr0"}, {"devid": 1}]],
+            "without a bridge gets xl's own",
+        ),
+        ({"bridges": ()}, "nics.0.bridge", [], ["xenbr0", None], "[policy] bridges has none"),
+        ({"bridges": (), "allow": ("nics.bridge",)}, "nics.0.bridge", [None, "x"], [], ""),
+        ({"bridges": ("*",)}, "nics", [[{}], [{"bridge": None}]], [], ""),
+        ({"allow": ("disks.format=qcow2",)}, "disks.0.format", ["qcow2", "raw", "empty", None], ["vhd", "qed"], "may be empty or raw or unknown"),
         ({"kernels": ("/boot/",)}, "b_info.kernel", ["/boot/x"], ["/bootx", "/root/x", "/boot/../root/x"], "[policy] kernels has /boot/"),
         ({"kernels": ("/boot/",)}, "b_info.ramdisk", ["/boot/x"], ["/etc/shadow"], "[policy] kernels has /boot/"),
         ({"device_models": ("/opt/qemu",)}, "b_info.device_model", ["/opt/qemu"], ["/opt/qemu2"], "[policy] device_models has /opt/qemu"),
         ({"bootloaders": ()}, "b_info.bootloader", [None], ["pygrub"], "[policy] bootloaders has none"),
+        (
+            {"scripts": ("/etc/xen/scripts/vif-route",)},
+            "nics.0.script",
+            ["vif-route"],
+            ["vif-bridge"],
+            "[policy] scripts has /etc/xen/scripts/vif-route",
+        ),
         ({"scripts": ("/opt/x/",)}, "nics.0.script", ["/opt/x/vif"], ["vif-bridge", "/etc/xen/scripts/vif"], "[policy] scripts has /opt/x/"),
         ({"forbid": ("b_info.type.hvm.vnc",)}, "b_info.type.hvm.vnc", [], [{}], "[policy] forbid has it"),
         ({"forbid": ("nics.model=rtl*",)}, "nics.0.model", ["e1000"], ["rtl8139"], "[policy] forbid has it"),
@@ -283,16 +334,84 @@ def test_what_is_named(policy: dict[str, Any], path: str, right: list[Any], wron
         assert rule in said or "no absolute path" in said, (value, said)
 
 
+@pytest.mark.parametrize(
+    ("policy", "path", "value", "refused"),
+    [
+        # forbid looks into what allow lets pass
+        ({"allow": ("*",), "forbid": ("b_info.device_model",)}, "b_info.device_model", "/opt/evil", True),
+        ({"allow": ("b_info",), "forbid": ("b_info.device_model",)}, "b_info.device_model", "/opt/evil", True),
+        ({"allow": ("b_info",), "forbid": ("b_info.device_model",)}, "b_info.device_model_user", "root", False),
+        ({"allow": ("disks",), "forbid": ("disks.script=*evil*",)}, "disks.0.script", "/opt/evil", True),
+        ({"allow": ("usbdevs",), "forbid": ("usbdevs.type.hostdev",)}, "usbdevs.0.type.hostdev", {"hostbus": 1}, True),
+        ({"forbid": ("b_info.cpuid.msr",)}, "b_info.cpuid", {"msr": []}, True),
+        # values of allow: folder by folder
+        ({"allow": ("b_info.device_model=/usr/lib/xen/bin/*",)}, "b_info.device_model", "/usr/lib/xen/bin/../../../../opt/evil", True),
+        ({"allow": ("b_info.device_model=/usr/*/qemu",)}, "b_info.device_model", "/usr/../qemu", True),
+        ({"allow": ("b_info.device_model=/usr/*",)}, "b_info.device_model", "/usr/bin/qemu", True),
+        ({"allow": ("b_info.device_model=/usr/",)}, "b_info.device_model", "/usr/bin/qemu", False),
+        ({"allow": ("b_info.device_model=/usr/lib/xen/bin/*",)}, "b_info.device_model", "/usr/lib/xen/bin/qemu", False),
+        # of forbid: in any case, and however a path is written
+        ({"forbid": ("disks.pdev_path=/dev/sd*",)}, "disks.0.pdev_path", "/dev/sda", True),
+        ({"allow": ("disks.pdev_path",), "forbid": ("disks.pdev_path=/dev/sda",)}, "disks.0.pdev_path", "/dev/./sda", True),
+        ({"allow": ("disks",), "forbid": ("disks.pdev_path=/dev/sda",)}, "disks.0.pdev_path", "//dev/vg0/../sda", True),
+        ({"forbid": ("disks.pdev_path=/srv/",)}, "disks.0.pdev_path", "/srv/a/b", True),
+        ({"forbid": ("b_info.type.hvm.vga.kind=qxl",)}, "b_info.type.hvm.vga.kind", "QXL", True),
+        ({"forbid": ("b_info.type.hvm.vga.kind=QXL",)}, "b_info.type.hvm.vga.kind", "qxl", True),
+        ({"forbid": ("b_info.type.hvm.vga.kind=qxl",)}, "b_info.type.hvm.vga.kind", "std", False),
+    ],
+)
+def test_allow_and_forbid(policy: dict[str, Any], path: str, value: Any, refused: bool) -> None:
+    """``forbid`` holds inside of what ``allow`` lets pass; paths keep to their folders in both."""
+    assert bool(refusal(domain(path, value), **policy)) == refused
+
+
+@pytest.mark.parametrize(
+    "text", [r'{"device_model\u0000": "/opt/evil"}', r'{"a": [{"b\n": 1}]}', r'{"a": "x\u0000y"}', r'{"a": [[{"b": "\u0000"}]]}']
+)
+def test_what_ends_earlier_in_c(text: str) -> None:
+    """A NUL ends a text in libxl, so that a key would be another one there: what has it in any key or text is no configuration."""
+    with pytest.raises(ProtocolError, match=r"a text has a NUL in it|a key has characters that cannot be printed"):
+        configuration(text.encode())
+
+
 def test_disk_that_a_script_makes() -> None:
-    """What stands behind a script is that script's to read, and matched as a whole."""
+    """What stands behind a script is that script's to read, and matched word by word."""
     target = "iqn=iqn.2001-05.com.example:x,portal=192.0.2.3"
     made = domain("disks.0.script", "block-iscsi")
     made["disks"][0]["pdev_path"] = target
     assert refusal(made) == ""
     assert "disks[0].pdev_path = " in refusal(made, disks=("/dev/vg0/",))
-    assert refusal(made, disks=("/dev/vg0/", "iqn=iqn.2001*")) == ""
+    assert refusal(made, disks=("/dev/vg0/", "iqn=iqn.2001*,portal=192.0.2.3")) == ""
+    assert "[policy] disks has " in refusal(made, disks=("iqn=iqn.2001*",))  # not any portal
     made["disks"][0]["script"] = None
     assert "comma" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    ("target", "disks", "problem"),
+    [
+        ("/dev/vg0/../sda", ("/dev/vg0/",), "no absolute path"),
+        ("/dev/./sda", ("*",), "no absolute path"),
+        ("//dev/sda", ("*",), "no absolute path"),
+        ("/dev/sda", ("/dev/vg0/",), "[policy] disks has /dev/vg0/"),
+        ("/dev/vg0/web1", ("/dev/vg0/",), ""),
+        ("vg0/../../sda", ("*",), "'..'"),
+        ("file=../../dev/sda", ("*",), "'..'"),
+        ("iqn=iqn.2001:a,iqn=evil", ("*",), "twice"),
+        ("iqn=iqn.2001:a iqn=evil", ("iqn=*",), "twice"),
+        ("iqn=iqn.2001:a,portal=evil", ("iqn=*",), "[policy] disks has iqn=*"),
+        ("iqn=iqn.2001:a,portal=192.0.2.3:3260", ("iqn=iqn.2001*,portal=192.0.2.3*",), ""),
+        ("web1..2", ("web*",), ""),
+        ("web1\n", ("*",), "no line of text"),
+    ],
+)
+def test_target_of_a_script(target: str, disks: tuple[str, ...], problem: str) -> None:
+    """A path stays a path behind a script, and a pattern does not reach beyond the word that it was written for."""
+    made = domain("disks.0.script", "block")
+    made["disks"][0]["pdev_path"] = target
+    said = refusal(made, disks=disks)
+    assert problem in said
+    assert bool(said) == bool(problem)
 
 
 def test_domain_without_a_name() -> None:
@@ -384,6 +503,33 @@ def test_memory_that_dom0_can_give(tmp_path: Path, xl_conf: str | None, commandl
     file.chmod(0o600)
     info = XenInfo(**{**vars(INFO), "commandline": commandline})
     assert available_memory(load_config(str(file)), info, conf) == 1024 + (1024 - 128 if dom0 else 0)
+
+
+@pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
+@pytest.mark.parametrize(
+    ("built", "refused"),
+    [
+        ({}, False),  # libxl's own shadow memory is besides, here and below
+        ({"max_vcpus": 16}, False),
+        ({"max_vcpus": 16, "shadow_memkb": 4 * (256 * 16 + 2 * 4096)}, False),
+        ({"device_model_stubdomain": "False", "stubdomain_memkb": 1 << 32, "video_memkb": 16384}, False),
+        ({"shadow_memkb": 1 << 32}, True),
+        ({"shadow_memkb": (1 << 64) - 1}, True),
+        ({"iommu_memkb": 1 << 32}, True),
+        ({"device_model_stubdomain": True, "stubdomain_memkb": 1 << 32}, True),
+        ({"device_model_stubdomain": "True", "video_memkb": 1 << 32}, True),
+        ({"max_vcpus": 1 << 40}, True),
+        ({"shadow_memkb": 1 << 30, "iommu_memkb": -(1 << 31)}, True),
+        ({"max_vcpus": 1 << 40, "shadow_memkb": 1 << 32}, True),
+    ],
+)
+def test_memory_bounds_the_whole(kind: str, built: dict[str, Any], refused: bool) -> None:
+    """What a domain has beside its memory counts for ``memory``; a guest of just that size comes, with what libxl adds by itself."""
+    made = {"c_info": {"name": "web1", "type": kind}, "b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, **built}}
+    said = refusal(made, memory=4096)
+    assert ("at most 4096 MiB, and what libxl adds to that ([policy] memory)" in said) == refused
+    assert bool(said) == refused
+    assert refusal(made) == ""
 
 
 # ---- what is written about it

@@ -79,7 +79,7 @@ def expect_refused(pair: Pair, outcome: Outcome, words: str) -> None:
     [
         (EVIL, "", f"b_info.device_model = '/opt/evil' {REFUSED}[policy] device_models has none"),
         (BOOT, "", f"b_info.bootloader = '/opt/evil' {REFUSED}[policy] bootloaders has pygrub, "),
-        ({"disks": [{"script": "/opt/evil"}]}, "", f"disks[0].script = '/opt/evil' {REFUSED}[policy] scripts has /etc/xen/scripts/"),
+        ({"disks": [{"script": "/opt/evil"}]}, "", f"disks[0].script = '/opt/evil' {REFUSED}[policy] scripts has /etc/xen/scripts/block*, "),
         ({"pcidevs": [{"bus": 1}]}, "", f"pcidevs = '[{{\"bus\": 1}}]' {REFUSED}no key that an ordinary domain has; [policy] allow can let it pass"),
         ({"b_info": {"key_of_4_99": 1}}, "", f"b_info.key_of_4_99 = '1' {REFUSED}no key that an ordinary domain has"),
         ({"b_info": {"max_memkb": 5 << 20}}, NAMED, f"b_info.max_memkb = '{5 << 20}' {REFUSED}at most 4096 MiB ([policy] memory)"),

@@ -20,7 +20,7 @@ memory = 1024
 maxmem = 2048
 vcpus = 2
 cpus = "0"
-disk = ["phy:/dev/vg0/web1,xvda,w", "file:/srv/iso/debian 12.iso,hdc:cdrom,r", "/srv/images/web1.qcow2,qcow2,xvdb,w", "vdev=hdd,cdrom,access=ro"]
+disk = ["phy:/dev/vg0/web1,xvda,w", "file:/srv/iso/debian 12.iso,hdc:cdrom,r", "/srv/images/web1.img,raw,xvdb,w", "vdev=hdd,cdrom,access=ro"]
 vif = ["bridge=xenbr0,mac=00:16:3e:00:00:01,model=e1000", "bridge=ovsbr0.100,script=vif-openvswitch,rate=10Mb/s,vifname=web1.1,ip=192.0.2.5"]
 vnc = 1
 vnclisten = "0.0.0.0"
@@ -51,7 +51,7 @@ xen_platform_pci = 1
 channel = ["name=org.qemu.guest_agent.0,connection=pty"]
 on_poweroff = "destroy"
 on_reboot = "restart"
-on_crash = "coredump-restart"
+on_crash = "preserve"
 on_watchdog = "restart"
 device_model_version = "qemu-xen"
 """
@@ -99,8 +99,12 @@ HOSTILE = {
     'bootloader = "pygrub"\nbootloader_args = ["--output-directory=/etc/cron.d"]': (KERNEL, "b_info.bootloader_args = "),
     'disk = ["vdev=xvda,script=/opt/evil,target=/dev/vg0/x"]': (KERNEL, "disks[0].script = '/opt/evil'"),
     'disk = ["vdev=xvda,script=../../../opt/evil,target=x"]': (KERNEL, "disks[0].script = '../../../opt/evil'"),
+    'disk = ["/srv/images/web1.qcow2,qcow2,xvda,w"]': (KERNEL, "disks[0].format = 'qcow2'"),
+    'disk = ["vdev=xvda,script=block,target=/dev/vg0/../sda"]': (KERNEL, "disks[0].pdev_path = '/dev/vg0/../sda'"),
     'disk = ["vdev=xvda,backend=driver,target=/dev/vg0/x"]': (KERNEL, "disks[0].backend_domname = 'driver'"),
     'vif = ["script=/opt/evil"]': (KERNEL, "nics[0].script = '/opt/evil'"),
+    'vif = ["script=vif-route,ip=192.0.2.5"]': (KERNEL, "nics[0].script = 'vif-route'"),
+    'vif = ["bridge=xenbr0,ip=0.0.0.0/1 128.0.0.0/1"]': (KERNEL, "nics[0].ip = '0.0.0.0/1 128.0.0.0/1'"),
     'vif = ["model=e1000,bridge=xenbr0,backend=driver"]': (KERNEL, "nics[0].backend_domname = 'driver'"),
     'pci = ["01:00.0"]': (HVM, "pcidevs = "),
     'usbdev = ["hostbus=1,hostaddr=2"]': (HVM, "usbdevs = "),
@@ -124,6 +128,7 @@ HOSTILE = {
     "driver_domain = 1": (KERNEL, "c_info.driver_domain = 'True'"),
     "nestedhvm = 1": (HVM, "b_info.nested_hvm = 'True'"),
     'stubdomain_kernel = "/opt/evil"\ndevice_model_stubdomain_override = 1': (HVM, "b_info.stubdomain_kernel = '/opt/evil'"),
+    'on_crash = "coredump-restart"': (HVM, "on_crash = 'coredump_restart'"),
     'passthrough = "enabled"': (HVM, "c_info.passthrough = 'enabled'"),
 }
 

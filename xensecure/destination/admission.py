@@ -88,6 +88,12 @@ class Admission:
         self._peer = peer
         self._hooks = hooks
         self.wish = Wish.ASKED if config.policy_for(peer).looks else hooks.wish
+        self._asked = self.wish is Wish.ASKED
+        self._admitted = ""
+
+    def domain(self, said: str) -> str:
+        """The name of the domain that xl has got: as judged, "" before the yes; where nobody is asked, what the receiver has ``said``."""
+        return self._admitted if self._asked else said
 
     def decide(self, head: bytes) -> None:
         """RefusedError unless the domain may come; where nobody has to be asked, its configuration is kept for hooks."""
@@ -102,3 +108,4 @@ class Admission:
         if wish is Wish.ASKED:
             _judge(self._config, self._peer, found)
             self._hooks.ask()
+            self._admitted = domain_name(head)

@@ -370,7 +370,8 @@ class Session:
         xl.kill_helpers(self._receive)
         self._end = Exit.from_returncode(self._receive.process.wait())
         if self._receive.process.returncode < 0:
-            done = xl.tidy_up(self._end, self._domain, self._config, started=self._went >= Milestone.GO)
+            domain = self._admission.domain(self._domain)
+            done = xl.tidy_up(self._end, domain, self._config, started=self._went >= Milestone.GO)
             say(PROGRAM, done)
             self._events.emit(Event.XL_KILLED, why=done)
         with contextlib.suppress(SystemFailure):

@@ -14,6 +14,7 @@ from .messages import printable
 # libxl_internal.h
 _HVM_EXTRA = 2  # MiB: LIBXL_HVM_EXTRA_MEMORY
 _PV_EXTRA = 1  # MiB: LIBXL_PV_EXTRA_MEMORY
+_HVM_MAX_VCPUS = 128  # public/hvm/hvm_info_table.h; a PV guest of more has no shadow memory to speak of
 
 
 def domain_name(head: bytes) -> str:
@@ -39,11 +40,11 @@ def domain_memory(head: bytes) -> int:
 def needed_memory(configuration: Mapping[str, Any]) -> int:
     """MiB that Xen must have free for a domain: libxl's own sum (libxl__domain_need_memory_calculate in libxl_mem.c).
 
-    What is no number counts for nothing: a policy's ``allow`` lets anything pass.
+    What is no number, or less than 0, counts for nothing: a policy's ``allow`` lets anything pass.
     """
     built, created = (configuration.get(key) for key in ("b_info", "c_info"))
     built = built if isinstance(built, dict) else {}
-    kib = {key: value for key, value in built.items() if isinstance(value, int)}
+    kib = {key: value for key, value in built.items() if isinstance(value, int) and value >= 0}
     target = kib.get("target_memkb") or kib.get("max_memkb", 0)
     # libxl_get_required_shadow_memory()
     shadow = kib.get("shadow_memkb", 4 * (256 * kib.get("max_vcpus", 1) + 2 * (kib.get("max_memkb", target) // 1024)))
@@ -54,10 +55,19 @@ def needed_memory(configuration: Mapping[str, Any]) -> int:
     return -(-need // 1024) + (_PV_EXTRA if is_pv else _HVM_EXTRA)
 
 
+def ordinary_memory(configuration: Mapping[str, Any], mib: int) -> int:
+    """MiB that Xen must have free for a domain of that kind, with as many CPUs, that has ``mib`` MiB and asks for nothing besides."""
+    built = configuration.get("b_info")
+    vcpus = built.get("max_vcpus") if isinstance(built, dict) else None
+    cpus = min(max(vcpus, 1), _HVM_MAX_VCPUS) if isinstance(vcpus, int) else 1
+    return needed_memory({"c_info": configuration.get("c_info"), "b_info": {"max_memkb": mib << 10, "max_vcpus": cpus}})
+
+
 def configuration(head: bytes) -> dict[str, Any]:
     """A domain's configuration as an object; ProtocolError for what two readers could understand differently.
 
-    libxl takes the first of two equal keys and Python the last: a hook must not be shown another domain than xl is.
+    libxl takes the first of two equal keys and Python the last, and in C a text ends at its first NUL: a hook must not be shown another domain
+    than xl is.
     """
     try:
         found = json.loads(head.decode("utf-8"), object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
@@ -67,6 +77,8 @@ def configuration(head: bytes) -> dict[str, Any]:
         raise ProtocolError("malformed configuration of a domain: no object")
     level: list[Any] = [found]
     for _ in range(limits.CONFIGURATION_DEPTH_MAX):
+        if any(isinstance(value, str) and "\0" in value for value in level):
+            raise ProtocolError("malformed configuration of a domain: a text has a NUL in it")
         level = [child for value in level for child in _children(value)]
     if level:
         raise ProtocolError("malformed configuration of a domain: too deep")
@@ -83,6 +95,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise ValueError("a key stands twice in an object")
+    if not all(key.isprintable() for key in made):
+        raise ValueError("a key has characters that cannot be printed")
     return made
 
 

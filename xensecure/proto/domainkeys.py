@@ -28,6 +28,7 @@ class Rule(enum.Enum):
     NUMBER = enum.auto()
     WORD = enum.auto()  # an enumeration's, a model, an address: what no shell and no command line of QEMU's takes for more
     WORDS = enum.auto()  # several of them
+    ADDRESSES = enum.auto()  # of hosts, spaces between
     TEXT = enum.auto()  # one line, for the guest alone
     ANY = enum.auto()  # numbers and lines in any order, for the hypervisor alone
     HERE = enum.auto()  # the domain that has the other end of a device: 0
@@ -43,8 +44,8 @@ class Rule(enum.Enum):
     DEVICE_MODEL = enum.auto()
 
 
-# A set: one of these words. A list: any number of what it holds. A mapping: an object with these keys or fewer.
-Shape = Rule | frozenset[str] | list["Shape"] | Mapping[str, "Shape"]
+# A set: one of these words or numbers. A list: any number of what it holds. A mapping: an object with these keys or fewer.
+Shape = Rule | frozenset[str] | frozenset[int] | list["Shape"] | Mapping[str, "Shape"]
 
 _FLAG, _UNSET, _NUMBER, _WORD, _WORDS, _TEXT, _ANY = Rule.FLAG, Rule.UNSET, Rule.NUMBER, Rule.WORD, Rule.WORDS, Rule.TEXT, Rule.ANY
 _BITMAP: Shape = [_NUMBER]
@@ -61,11 +62,15 @@ _SPICE: Shape = {
 _USB_DEVICE = frozenset({"tablet", "mouse", "keyboard"})
 _SERIAL = frozenset({"pty", "null", "none"})
 
+_NO_DOMID = frozenset({0, 0x7FF4, (1 << 32) - 1, (1 << 32) - 2})  # xen.h: DOMID_INVALID; libxl.h: INVALID_DOMID, RANDOM_DOMID
+_ACTION = frozenset({"destroy", "restart", "rename_restart", "preserve", "soft_reset"})  # not to dump the guest's memory into dom0's files
+
 CREATE_INFO: Shape = {
     "type": _TYPE,
     "name": Rule.NAME,
     **dict.fromkeys(("hap", "oos", "run_hotplug_scripts", "xend_suspend_evtchn_compat"), _FLAG),
-    **dict.fromkeys(("domid", "poolid"), _NUMBER),
+    "domid": _NO_DOMID,  # the source's choice with "xl migrate -D" alone
+    "poolid": frozenset({0}),  # xl sends a pool by name
     "uuid": _WORD,
     "pool_name": _WORD,
     "driver_domain": _UNSET,
@@ -139,7 +144,8 @@ _DISK: Shape = {
     **_DEVICE,
     "pdev_path": Rule.DISK,
     "script": Rule.SCRIPT,
-    **dict.fromkeys(("vdev", "backend", "format", "specification", "transport"), _WORD),
+    **dict.fromkeys(("vdev", "backend", "specification", "transport"), _WORD),
+    "format": frozenset({"unknown", "raw", "empty"}),  # in the others the image itself names further files, and root's QEMU opens them
     # "removable" and the two beside it are numbers in libxl, though they mean true and false.
     **dict.fromkeys(("removable", "readwrite", "is_cdrom", "irq", "base"), _NUMBER),
     **dict.fromkeys(("direct_io_safe", "discard_enable", "trusted", "grant_usage"), _FLAG),
@@ -153,7 +159,8 @@ _NIC: Shape = {
     "script": Rule.SCRIPT,
     **dict.fromkeys(("mtu", "rate_bytes_per_interval", "rate_interval_usecs"), _NUMBER),
     **dict.fromkeys(("model", "mac", "ifname", "nictype", "gatewaydev"), _WORD),
-    **dict.fromkeys(("vlan", "ip"), _WORDS),
+    "vlan": _WORDS,
+    "ip": Rule.ADDRESSES,
     "trusted": _FLAG,
 }
 
@@ -175,5 +182,5 @@ CONFIGURATION: Mapping[str, Shape] = {
     "vkbs": [_KEYBOARD],
     "channels": [{**_DEVICE, "name": _WORD, "connection": frozenset({"unknown", "pty"}), "connection.pty": {}, "connection.unknown": {}}],
     "usbctrls": [{**_DEVICE, "type": _WORD, "version": _NUMBER, "ports": _NUMBER}],
-    **dict.fromkeys(("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"), _WORD),
+    **dict.fromkeys(("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"), _ACTION),
 }

@@ -9,12 +9,13 @@ import ipaddress
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from . import limits
+from .domain import needed_memory, ordinary_memory
 from .domainkeys import CONFIGURATION, Rule, Shape
 from .errors import Reason, RefusedError
 from .messages import printable
@@ -22,6 +23,8 @@ from .messages import printable
 SCRIPT_FOLDER = "/etc/xen/scripts/"  # libxl_disk.c and libxl_nic.c: a script's name without "/" is one in there
 # libxl_bootloader.c looks for a name without "/" in Xen's own folder; the paths are those of Debian, Fedora and Xen's own "make install".
 BOOTLOADERS = ("pygrub", "/usr/bin/pygrub", "/usr/lib/xen-*/bin/pygrub", "/usr/lib/xen/bin/pygrub", "/usr/libexec/xen/bin/pygrub")
+# What a script does is another's to know: of those that come with Xen, vif-route and vif-nat make routes of dom0's of what a peer says.
+SCRIPTS = tuple(f"{SCRIPT_FOLDER}{name}" for name in ("block*", "vif-bridge", "vif-openvswitch"))
 _EVERYTHING = ("*",)
 
 
@@ -45,7 +48,7 @@ class Policy:
     kernels: tuple[str, ...] = _EVERYTHING
     device_models: tuple[str, ...] = ()
     bootloaders: tuple[str, ...] = BOOTLOADERS
-    scripts: tuple[str, ...] = (SCRIPT_FOLDER,)
+    scripts: tuple[str, ...] = SCRIPTS
     allow: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
     peer: str = ""
@@ -105,6 +108,15 @@ class _Judge:
         if not isinstance(created, dict) or created.get("name") is None:
             raise self._refuse(_Place("c_info.name", "c_info.name"), None, "a domain has a name")
         self.object(configuration, CONFIGURATION, _Place())
+        self._memory(configuration)
+
+    def _memory(self, configuration: Mapping[str, Any]) -> None:
+        """``memory`` bounds the whole, shadow memory and all, and leaves room for as much of that as libxl itself adds."""
+        most = self._policy.memory
+        need = needed_memory(configuration)
+        if most and need > ordinary_memory(configuration, most):
+            value = f"{need} MiB with all that belongs to the domain"
+            raise PolicyRefusedError("b_info", value, f"at most {most} MiB, and what libxl adds to that ({self._policy.where('memory')})")
 
     def object(self, value: Any, keys: Mapping[str, Shape], place: _Place) -> None:
         """Every key of an object."""
@@ -112,16 +124,44 @@ class _Judge:
             raise self._refuse(place, value, "an object belongs there")
         for key, inner in value.items():
             self._key(inner, keys.get(key), place.key(printable(key)), value)
+        if keys.get("bridge") is Rule.BRIDGE and value.get("bridge") is None:
+            self._bridge_of_libxl(place.key("bridge"))
 
     def _key(self, value: Any, shape: Shape | None, place: _Place, holder: Mapping[str, Any]) -> None:
-        if any(_names(entry, place.name, value, any) for entry in self._policy.forbid):
-            raise self._refuse(place, value, f"{self._policy.where('forbid')} has it")
-        if any(_names(entry, place.name, value, all) for entry in self._policy.allow):
-            self._must_be_printable(value, place)
+        self._must_not_be_forbidden(value, place)
+        if self._allows(value, place):
+            self._anything(value, place)
         elif shape is None:
             raise self._refuse(place, value, f"no key that an ordinary domain has; {self._policy.where('allow')} can let it pass")
         elif value is not None:  # libxl takes null for a key that is not there
             self._value(value, shape, place, holder)
+
+    def _bridge_of_libxl(self, place: _Place) -> None:
+        """A network card that names no bridge gets libxl's default one."""
+        bridges = self._policy.bridges
+        if "*" not in bridges and not self._allows(None, place):
+            raise self._refuse(place, None, f"{_not_among(self._policy, 'bridges', bridges)}, and a network card without a bridge gets xl's own")
+
+    def _must_not_be_forbidden(self, value: Any, place: _Place) -> None:
+        if any(_names(entry, place.name, value, any, _hits) for entry in self._policy.forbid):
+            raise self._refuse(place, value, f"{self._policy.where('forbid')} has it")
+
+    def _allows(self, value: Any, place: _Place) -> bool:
+        return any(_names(entry, place.name, value, all, _passes) for entry in self._policy.allow)
+
+    def _anything(self, value: Any, place: _Place) -> None:
+        """What has no shape, by the policy's list or by ``allow``: ``forbid`` is the stronger, and looks into it all the same."""
+        texts = value if isinstance(value, Mapping) else [value]
+        if not all(text.isprintable() for text in texts if isinstance(text, str)):
+            raise self._refuse(place, value, "it has characters that cannot be printed")
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                where = place.key(printable(key))
+                self._must_not_be_forbidden(inner, where)
+                self._anything(inner, where)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self._anything(item, place.item(index))
 
     def _value(self, value: Any, shape: Shape, place: _Place, holder: Mapping[str, Any]) -> None:
         if isinstance(shape, list):
@@ -132,19 +172,16 @@ class _Judge:
         elif isinstance(shape, Mapping):
             self.object(value, shape, place)
         elif isinstance(shape, frozenset):
-            if not isinstance(value, str) or value.lower() not in shape:
-                allow = self._policy.where("allow")
-                raise self._refuse(place, value, f"without {allow} it may be {' or '.join(sorted(shape))}")
+            word = value.lower() if isinstance(value, str) else value
+            if not isinstance(word, (str, int)) or isinstance(word, bool) or word not in shape:
+                words = " or ".join(sorted(map(str, shape)))
+                raise self._refuse(place, value, f"without {self._policy.where('allow')} it may be {words}")
         elif shape is Rule.ANY:
-            self._must_be_printable(value, place)
+            self._anything(value, place)
         else:
             problem = _RULES[shape](value, self._policy, holder)
             if problem:
                 raise self._refuse(place, value, problem)
-
-    def _must_be_printable(self, value: Any, place: _Place) -> None:
-        if not all(text.isprintable() for text in _texts_in(value)):
-            raise self._refuse(place, value, "it has characters that cannot be printed")
 
 
 def shown_value(value: Any) -> str:
@@ -157,25 +194,25 @@ def shown_value(value: Any) -> str:
     return repr(text if len(text) <= limits.POLICY_VALUE_MAX else f"{text[: limits.POLICY_VALUE_MAX]}…")
 
 
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts_in(inner)
-
-
-def _names(entry: str, name: str, value: Any, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+def _names(entry: str, name: str, value: Any, quantifier: Callable[[Iterable[bool]], bool], matches: Callable[[str, str], bool]) -> bool:
     """Whether an entry of ``allow`` or ``forbid`` is about that key, and that value: of a list, all values or any of them."""
     key, equals, pattern = entry.partition("=")
     if not fnmatchcase(name, key):
         return False
     values = value if isinstance(value, list) else [value]
-    return not equals or quantifier(isinstance(item, (str, int)) and fnmatchcase(_as_text(item), pattern) for item in values)
+    return not equals or quantifier(isinstance(item, (str, int)) and matches(pattern, _as_text(item)) for item in values)
+
+
+def _passes(pattern: str, text: str) -> bool:
+    """For ``allow``: a path folder by folder, and only as a path is plainly written."""
+    return _matches(pattern, text) and _is_plain(text) if text.startswith("/") else fnmatchcase(text, pattern)
+
+
+def _hits(pattern: str, text: str) -> bool:
+    """For ``forbid``: in any case of letters, as libxl reads them, and however a path is written."""
+    pattern, text = pattern.casefold(), text.casefold()
+    plain = posixpath.normpath(f"/{text.lstrip('/')}") if text.startswith("/") else text
+    return any(fnmatchcase(written, pattern) or _matches(pattern, written) for written in (text, plain))
 
 
 def _as_text(value: str | int) -> str:
@@ -212,6 +249,22 @@ def _words(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
     return "" if isinstance(value, str) and _WORDS.fullmatch(value) else "words and addresses only"
 
 
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(/32|/128)?")
+
+
+def _addresses(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
+    """Each a host's own: a script may make a route of a network."""
+    fits = isinstance(value, str) and (value == "" or all(map(_is_host, value.split(" "))))
+    return "" if fits else "IP addresses only, spaces between, and no networks"
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return _ADDRESS.fullmatch(text) is not None and ipaddress.ip_network(text).num_addresses == 1
+    except ValueError:
+        return False
+
+
 def _text(value: Any, _policy: Policy, _holder: Mapping[str, Any]) -> str:
     return "" if isinstance(value, str) and value.isprintable() else "no line of text"
 
@@ -237,9 +290,15 @@ def _is_ip(text: str) -> bool:
     return "%" not in bare  # a scope may be any text
 
 
+# xl takes digits for a domain's number, shows "(null)" for no name, and itself names dom0 and a domain on its way.
+_TAKEN = re.compile(r"\d+|Domain-0|\(null\)|.*--(incoming|migratedaway)")
+
+
 def _name(value: Any, policy: Policy, _holder: Mapping[str, Any]) -> str:
-    if not isinstance(value, str) or not value.isprintable() or "/" in value or value[:1] in ("", "-", "."):
-        return "no name of a domain"  # xl and QEMU write log files of that name
+    if not isinstance(value, str) or not value.isprintable() or re.search("[/,]", value) or value[:1] in ("", "-", ".") or value != value.strip():
+        return "no name of a domain"  # xl and QEMU write log files of that name, and QEMU has it in an option
+    if _TAKEN.fullmatch(value):
+        return "a name that xl would take for something else"
     return "" if any(fnmatchcase(value, pattern) for pattern in policy.names) else _not_among(policy, "names", policy.names)
 
 
@@ -255,16 +314,28 @@ def _vcpus(value: Any, policy: Policy, holder: Mapping[str, Any]) -> str:
     return f"at most {policy.vcpus} ({policy.where('vcpus')})" if not problem and policy.vcpus and value > policy.vcpus else problem
 
 
+_PARTS = re.compile("[, ]")  # between the words of a target: block-iscsi takes both
+
+
 def _disk(value: Any, policy: Policy, holder: Mapping[str, Any]) -> str:
     """A path; where a script makes the disk, what that script takes."""
     if value == "":
         return ""  # an empty drive
-    if holder.get("script"):
-        problem = _text(value, policy, holder)
-        return problem or ("" if any(_matches(pattern, value) for pattern in policy.disks) else _not_among(policy, "disks", policy.disks))
+    if isinstance(value, str) and not value.startswith("/") and holder.get("script"):
+        return _target(value, policy)
     if isinstance(value, str) and "," in value:
         return "a comma would begin an option of QEMU's"
     return _path(value, policy, "disks", policy.disks)
+
+
+def _target(value: str, policy: Policy) -> str:
+    """Words between commas and spaces: of one that stands twice a script would take the last, which the operator has perhaps not named."""
+    words = [word.partition("=")[0] for word in _PARTS.split(value)]
+    if not value.isprintable() or ".." in re.split("[/,=: ]", value):
+        return "no line of text without '..'"
+    if len(set(words)) < len(words):
+        return "a word stands twice"
+    return "" if any(_matches(pattern, value) for pattern in policy.disks) else _not_among(policy, "disks", policy.disks)
 
 
 def _kernel(value: Any, policy: Policy, _holder: Mapping[str, Any]) -> str:
@@ -296,15 +367,21 @@ def _path(value: Any, policy: Policy, key: str, patterns: tuple[str, ...]) -> st
         return "no path"
     if not any(_matches(pattern, value) for pattern in patterns):
         return _not_among(policy, key, patterns)
+    return "" if _is_plain(value) else "no absolute path without '..' and doubled '/'"
+
+
+def _is_plain(value: str) -> bool:
     # normpath() leaves two slashes at the beginning alone.
-    plain = value.startswith("/") and not value.startswith("//") and posixpath.normpath(value) == value
-    return "" if plain else "no absolute path without '..' and doubled '/'"
+    return value.startswith("/") and not value.startswith("//") and posixpath.normpath(value) == value
 
 
 def _matches(pattern: str, value: str) -> bool:
-    """A path by its folders, one after the other; "*" is everything, and what is no path is matched as a whole."""
-    if pattern == "*" or not value.startswith("/"):
-        return fnmatchcase(value, pattern)
+    """A path by its folders, one after the other, what is no path word by word; "*" is everything."""
+    if pattern == "*":
+        return True
+    if not value.startswith("/"):
+        words, wanted = _PARTS.split(value), _PARTS.split(pattern)
+        return len(words) == len(wanted) and all(map(fnmatchcase, words, wanted))
     parts, wanted = value.split("/"), pattern.split("/")
     if wanted[-1] == "":
         wanted.pop()
@@ -326,6 +403,7 @@ _RULES: Mapping[Rule, Callable[[Any, Policy, Mapping[str, Any]], str]] = {
     Rule.NUMBER: _number,
     Rule.WORD: _word,
     Rule.WORDS: _words,
+    Rule.ADDRESSES: _addresses,
     Rule.TEXT: _text,
     Rule.HERE: _here,
     Rule.LISTEN: _listen,

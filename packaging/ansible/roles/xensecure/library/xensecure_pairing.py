@@ -25,14 +25,13 @@ short_description: One step of pairing a fleet with xensecure
 description: The role's own; roles/xensecure/tasks/pair.yml has the order of the steps.
 options:
   step:
-    description: survey reads and changes nothing; prepare, invite and join follow each other.
-    choices: [survey, prepare, invite, join]
+    description: survey tells whom the host knows; prepare, invite and join follow each other; clear is for where they broke off.
+    choices: [survey, prepare, invite, join, clear]
     required: true
     type: str
   command: {description: The xensecurectl to run, type: str, default: xensecurectl}
   jobs: {description: How many pairs a host works on at the same time, type: int, default: 4}
-  name: {description: "survey: what the host will be called, for a check before it is set up", type: str}
-  pools: {description: "survey: given back for the plan", type: list, elements: str, default: []}
+  name: {description: "survey: what the host will be called, for a check", type: str}
   forget: {description: "prepare: names of the peers to forget", type: list, elements: str, default: []}
   joins: {description: "prepare: whether this host will join others", type: bool, default: false}
   guests: {description: "invite: the certificate of each host that will join", type: dict, default: {}}
@@ -50,7 +49,7 @@ EXAMPLES = """
 
 RETURN = """
 survey:
-  description: JSON with name, pin and pools of the host, damaged (peers' files that cannot be read), and for each of its peers the pin, the ids of
+  description: JSON with name and pin of the host, damaged (peers' files that cannot be read), and for each of its peers the pin, the ids of
     the shared keys, and the age of the newest in seconds
   returned: survey
   type: str
@@ -95,10 +94,14 @@ def make_key(path: Path) -> str:
     path.unlink(missing_ok=True)
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     words = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "1", "-subj", "/CN=xensecure pairing", "-keyout", str(path)]
-    certificate = run(words)
-    path.chmod(0o600)
-    with path.open("ab") as file:
-        file.write(certificate)
+    try:
+        certificate = run(words)
+        path.chmod(0o600)
+        with path.open("ab") as file:
+            file.write(certificate)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return certificate.decode()
 
 
@@ -155,9 +158,11 @@ class Host:
             done = list(pool.map(attempt, names))
         return {name: result for name, result, failed in done if not failed}, [failed for _, _, failed in done if failed]
 
-    def survey(self, pools: list[str]) -> dict[str, Any]:
-        """Who this host is, and whom it knows."""
+    def survey(self, name: str, *, check: bool) -> dict[str, Any]:
+        """Who this host is, and whom it knows; a key for tokens that a run has left goes. A check removes nothing, and takes the name to come."""
         own = json.loads(self.ctl("show", "--json"))
+        if not check:
+            Path(own["state"], KEY_FILE).unlink(missing_ok=True)
         # Status 4: some files are damaged; they are missing in what is printed.
         known = json.loads(self.ctl("peers", "--json", allowed=(0, 4)))
         now = int(time.time())
@@ -170,7 +175,7 @@ class Host:
             for peer in known
         }
         damaged = sorted(path.stem for path in Path(own["state"], "peers").glob("*.peer") if path.stem not in peers)
-        return answer(name=own["name"], pin=own["pin"], pools=pools, peers=peers, damaged=damaged)
+        return answer(name=name if check else own["name"], pin=own["pin"], peers=peers, damaged=damaged)
 
     def prepare(self, forget: list[str], *, joins: bool) -> dict[str, Any]:
         """Forget peers, and make a key for tokens if this host will join others."""
@@ -185,17 +190,20 @@ class Host:
 
     def join(self, tokens: dict[str, str], rotate: list[str]) -> dict[str, Any]:
         """Use the tokens, renew the link keys that are to be renewed; the key for tokens goes."""
-        opened: dict[str, bytes] = {}
-        if tokens:
-            key = self.state() / KEY_FILE
-            try:
-                opened = {inviter: unseal(sealed, key) for inviter, sealed in tokens.items()}
-            finally:
-                key.unlink(missing_ok=True)
+        key = self.state() / KEY_FILE
+        try:
+            opened = {inviter: unseal(sealed, key) for inviter, sealed in tokens.items()}
+        finally:
+            key.unlink(missing_ok=True)
         joined, failures = self.each(opened, lambda inviter: self.ctl("join", "-", stdin=opened[inviter]))
         rotated, not_rotated = self.each(rotate, lambda name: self.ctl("rotate", name))
         done = {"joined": sorted(joined), "rotated": sorted(rotated)}
         return {**done, "failures": [*failures, *not_rotated], "changed": bool(joined or rotated)}
+
+    def clear(self) -> dict[str, Any]:
+        """Remove the key for tokens, as join does where it comes to that."""
+        (self.state() / KEY_FILE).unlink(missing_ok=True)
+        return {"changed": False}
 
 
 def answer(**survey: object) -> dict[str, Any]:
@@ -203,10 +211,12 @@ def answer(**survey: object) -> dict[str, Any]:
     return {"survey": json.dumps(survey), "changed": False}
 
 
-def take_step(host: Host, given: dict[str, Any]) -> dict[str, Any]:
+def take_step(host: Host, given: dict[str, Any], *, check: bool) -> dict[str, Any]:
     """The step that was asked for."""
     if given["step"] == "survey":
-        return host.survey(given["pools"])
+        return host.survey(given["name"], check=check)
+    if given["step"] == "clear":
+        return host.clear()
     if given["step"] == "prepare":
         return host.prepare(given["forget"], joins=given["joins"])
     if given["step"] == "invite":
@@ -217,7 +227,7 @@ def take_step(host: Host, given: dict[str, Any]) -> dict[str, Any]:
 def foreseen(given: dict[str, Any]) -> dict[str, Any]:
     """What a step would return with --check; only a survey can be made then, and of a host that is set up."""
     if given["step"] == "survey":
-        return answer(name=given["name"], pin="", pools=given["pools"], peers={}, damaged=[])
+        return answer(name=given["name"], pin="", peers={}, damaged=[])
     # The tasks run invite and join only where there is something to do.
     changed = given["step"] != "prepare" or bool(given["forget"])
     return {"certificate": "", "tokens": {}, "failures": [], "changed": changed}
@@ -227,11 +237,10 @@ def main() -> None:
     """The module."""
     module = AnsibleModule(
         argument_spec={
-            "step": {"choices": ["survey", "prepare", "invite", "join"], "required": True},
+            "step": {"choices": ["survey", "prepare", "invite", "join", "clear"], "required": True},
             "command": {"default": "xensecurectl"},
             "jobs": {"type": "int", "default": 4},
             "name": {},
-            "pools": {"type": "list", "elements": "str", "default": []},
             "forget": {"type": "list", "elements": "str", "default": []},
             "joins": {"type": "bool", "default": False},
             "guests": {"type": "dict", "default": {}},
@@ -246,7 +255,7 @@ def main() -> None:
     if module.check_mode and given["step"] != "survey":
         module.exit_json(**foreseen(given))
     try:
-        result = take_step(host, given)
+        result = take_step(host, given, check=module.check_mode)
     except Failure as failure:
         if not module.check_mode:
             module.fail_json(msg=str(failure))

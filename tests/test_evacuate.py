@@ -329,10 +329,10 @@ def children_of(pid: int) -> list[int]:
 # ---- interruptions
 
 
-def held(hosts: Hosts, *arguments: str) -> subprocess.Popen[str]:
-    """An evacuation to hv2 whose first domain stands still there, all read."""
+def held(hosts: Hosts, to: str = "hv2") -> subprocess.Popen[str]:
+    """An evacuation to hv2 (``to``: and others) whose first domain stands still there, all read."""
     hosts.second.xen.set_hold(Point.READY)
-    process = hosts.start("--to", "hv2", *arguments)
+    process = hosts.start("--to", to)
     hosts.second.xen.wait_held(Point.READY)
     return process
 
@@ -354,15 +354,18 @@ def test_stopped_and_run_again(hosts: Hosts, number: signal.Signals) -> None:
     assert hosts.domains(hosts.second) == ["web1", "web2", "web3"]
 
 
-def test_a_second_signal(hosts: Hosts) -> None:
-    """The second signal ends the migration that runs: the domain runs on here as before."""
-    process = held(hosts)
+@pytest.mark.parametrize("to", ["hv2", "hv2,hv3"])
+def test_a_second_signal(hosts: Hosts, to: str) -> None:
+    """The second signal ends the migration that runs: the domain runs on here as before, and nothing is promised of another destination."""
+    hosts.third.xen.set_fault(Fault.FREE_MEMORY, 100)
+    process = held(hosts, to)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "stopping" in [process.stderr.readline() for _ in range(2)][1]
     process.send_signal(signal.SIGINT)
     printed, said = ended(process, INTERRUPTED)
     assert "ending the migration of web1" in said
+    assert "will be tried" not in said
     assert "web1 stays here: stopped by SIGTERM; the domain stays on this host" in said
     assert printed.splitlines()[1:] == ["failed: web1", "not begun: web2, web3"]
     wait_for(lambda: hosts.source.xen.domains().get("web1") == "running", "web1 to run again")

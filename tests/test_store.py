@@ -15,10 +15,11 @@ import pytest
 
 from tests.pairing_forks import KILLED, Fate, ForkedHost
 from xensecure.destination.launcher import serve
-from xensecure.link import store
+from xensecure.link import journal, store
 from xensecure.link.hooks import Role
 from xensecure.link.identity import load_credentials, make_identity
 from xensecure.link.journal import Journal, entries
+from xensecure.link.live import live_sessions
 from xensecure.link.peers import Invitation, InvitationState, LinkKey, Peer
 from xensecure.proto.errors import StateError
 from xensecure.proto.messages import Contact
@@ -85,6 +86,26 @@ def test_credentials_by_systemd(host: ForkedHost, monkeypatch: pytest.MonkeyPatc
     (folder / "identity.key").chmod(0o444)
     with pytest.raises(StateError, match="mode 0444"):
         load_credentials(host.config)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_is_not_root_is_told(host: ForkedHost) -> None:
+    """Whatever of the state folder another user wants, he is told as whom to run the command."""
+    uses: list[Callable[[], object]] = [
+        lambda: store.require_private(host.state / "peers"),
+        lambda: store.make_directory(host.state / "peers/new"),
+        lambda: store.usable_files(host.state / "peers", ".peer"),
+        lambda: store.read_secret(host.state / "identity.key"),
+        lambda: list(journal.entries(host.state)),
+        lambda: live_sessions(host.state / "run"),
+    ]
+    os.seteuid(65534)  # nobody
+    try:
+        for use in uses:
+            with pytest.raises(StateError, match="Permission denied; run this as root, or as the user who owns it"):
+                use()
+    finally:
+        os.seteuid(0)
 
 
 def test_open_folder(host: ForkedHost) -> None:

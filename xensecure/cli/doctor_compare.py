@@ -98,7 +98,8 @@ def judge_domain_there(
     """What keeps a domain from that destination. ``here``: this host's Xen, None if it does not say."""
     if report.refusal:
         text, _, remedy = report.refusal.partition("; ")
-        yield Finding("refused", f"{peer} would refuse {name}: {text}", remedy or f"'xensecurectl policy' on {peer}, or another destination")
+        other = f"change the domain, or [policy] on {peer} and restart its xensecure-launcher; or take another destination"
+        yield Finding("refused", f"{peer} would refuse {name}: {text}", remedy or other)
     if not report.xen:
         return
     need = needed_memory(configuration)

@@ -16,6 +16,7 @@ from ..link.identity import load_credentials
 from ..link.keys import is_address
 from ..link.peers import Peers
 from ..link.say import say
+from ..link.xl import no_domain
 from ..proto.errors import LinkError, PeerError, Reason, RefusedError, StateError, UsageError
 from ..proto.hostreport import HostReport
 from ..proto.memory import duration, size
@@ -109,7 +110,7 @@ def _wanted(listed: Sequence[Listed], inquiry: Inquiry, names: Sequence[str]) ->
         if any(each.id == 0 for each in its):
             raise UsageError(f"{printable(name)} is this host itself")
         if not its and not _has_gone(inquiry, name):
-            raise StateError(f"there is no domain {printable(name)!r} here; 'xl list' shows them")
+            raise no_domain(name)
         found.update({each.id: each for each in its})
     return list(found.values())
 

@@ -266,7 +266,7 @@ class Evacuation:
         status = child.process.wait()
         ended, record = self._judge(child, status)
         again = None
-        if ended.result is Result.FAILED:
+        if ended.result is Result.FAILED and not self.stopped:
             if record is None:  # no session came about: is there anybody?
                 self._look_after(child.move.host)
             again = self._plan.failed(child.move)

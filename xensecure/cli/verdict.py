@@ -18,7 +18,7 @@ from .verdict_table import ALONE, DESTINATION, NOT_OVER, SOURCE, Fate, Picture, 
 _SAFE_NAME = re.compile(r"[^\W-]", re.ASCII)
 UNKNOWN_HOST = "unknown"
 _STATES = {
-    journal.UNKNOWN: "it knows of no such session",
+    journal.UNKNOWN: "it does not know what became of it",
     journal.GOING_ON: "it is not over there",
     journal.REPORTED: "xl there reported status {}",
     journal.NOT_CLEARED: "the domain has not run there",

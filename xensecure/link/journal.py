@@ -178,10 +178,8 @@ def entries(state: Path, session: bytes | None = None, since: float = 0.0) -> It
                 yield from _lines(stream, wanted, least)
         except FileNotFoundError:
             continue
-        except PermissionError:
-            raise StateError(f"{name}: Permission denied; run this as root, or as the user whose file it is") from None
         except OSError as error:
-            raise StateError(f"{name}: {error.strerror}") from None
+            raise store.unusable(name, error) from None
 
 
 def _lines(stream: Any, wanted: bytes, least: bytes) -> Iterator[Entry]:

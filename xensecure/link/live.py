@@ -153,10 +153,8 @@ def live_sessions(run: Path) -> list[LiveSession]:
         locks = sorted(path for path in folder.iterdir() if path.suffix == ".lock")
     except FileNotFoundError:
         return []
-    except PermissionError:
-        raise StateError(f"{folder}: Permission denied; run this as root, or as the user whose folder it is") from None
     except OSError as error:
-        raise StateError(f"{folder}: {error.strerror}") from None
+        raise store.unusable(folder, error) from None
     found = [shown for path in locks if (shown := _live(path)) is not None]
     return sorted(found, key=lambda shown: shown.since)
 

@@ -20,6 +20,12 @@ _SIZE_MAX = 1 << 20
 _LOCK_POLL_SECONDS = 0.02  # flock(2) has no time-out
 
 
+def unusable(path: Path, error: OSError) -> StateError:
+    """The error for a file or folder that the system does not let us use, with what helps where it is a matter of who we are."""
+    remedy = "; run this as root, or as the user who owns it" if isinstance(error, PermissionError) else ""
+    return StateError(f"{path}: {error.strerror}{remedy}")
+
+
 def read_secret(path: Path, forbidden: int = 0o077) -> bytes:
     """The content of a file that only its owner may read; StateError if others may, FileNotFoundError if there is none.
 
@@ -29,10 +35,8 @@ def read_secret(path: Path, forbidden: int = 0o077) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise
-    except PermissionError as error:
-        raise StateError(f"{path}: {error.strerror}; run this as root, or as the user whose file it is") from None
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror}") from None
+        raise unusable(path, error) from None
     try:
         status = os.fstat(descriptor)
         mode = stat.S_IMODE(status.st_mode)
@@ -98,7 +102,7 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=_DIRECTORY_MODE)
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror}") from None
+        raise unusable(path, error) from None
     require_private(path)
 
 
@@ -109,7 +113,7 @@ def require_private(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror}") from None
+        raise unusable(path, error) from None
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise StateError(f"{path}: others can enter this folder (mode {mode:04o}); chmod 700 it")
@@ -124,7 +128,7 @@ def usable_files(folder: Path, suffix: str) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StateError(f"{folder}: {error.strerror}") from None
+        raise unusable(folder, error) from None
 
 
 @contextlib.contextmanager

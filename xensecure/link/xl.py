@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..proto import limits
-from ..proto.errors import SystemFailure
+from ..proto.errors import StateError, SystemFailure
 from ..proto.messages import printable
 from .config import Config
 
@@ -23,6 +23,7 @@ from .config import Config
 ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 _MIB = 1 << 20
 _CPUINFO_BYTES = 4096  # of /proc/cpuinfo: its first processor's names stand at its very beginning
+_NO_DOMAIN = "is an invalid domain identifier"  # find_domain() in xl_utils.c
 # xl_info.c, output_physinfo() and output_xeninfo(): "%-22s : %s".
 _INFO_LINE = re.compile(r"([a-z0-9_]+) *:(?: (.*))?")
 
@@ -125,14 +126,25 @@ def _hw_caps(text: str) -> str:
 
 
 def domain_configuration(config: Config, name: str) -> dict[str, Any]:
-    """A running domain's configuration, as xl would send it; SystemFailure if xl does not give it."""
+    """A running domain's configuration, as xl would send it; StateError if there is no such domain, SystemFailure if xl does not give it."""
     try:
-        found = json.loads(run_xl(config, "list", "-l", name))[0]["config"]
+        printed = run_xl(config, "list", "-l", name)
+    except SystemFailure as error:
+        if _NO_DOMAIN in str(error):
+            raise no_domain(name) from None
+        raise
+    try:
+        found = json.loads(printed)[0]["config"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise SystemFailure(f"'xl list -l {name}' gives no configuration of a domain; run it by hand")
     return found
+
+
+def no_domain(name: str) -> StateError:
+    """The error for a name that no domain here has."""
+    return StateError(f"there is no domain {printable(name)!r} here; 'xl list' shows them")
 
 
 def cpu_names(cpuinfo: Path) -> tuple[str, str]:

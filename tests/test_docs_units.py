@@ -93,9 +93,11 @@ def test_sockets_are_those_of_the_configuration() -> None:
 
 
 def test_user_and_folders_are_those_of_the_configuration() -> None:
-    """sysusers.d makes the receivers' user, tmpfiles.d both folders, the state private."""
+    """sysusers.d makes the receivers' user, tmpfiles.d the folders, state and log private."""
     defaults = config()
     assert f"u {defaults.user} " in (UNITS / "xensecure.sysusers").read_text("utf-8")
     lines = (UNITS / "xensecure.tmpfiles").read_text("utf-8").splitlines()
     assert f"d {defaults.run} 0755 root root -" in lines
     assert f"d {defaults.state} 0700 root root -" in lines
+    assert "d /var/log/xensecure 0750 root root -" in lines
+    assert "/var/log/xensecure/events.jsonl" in (UNITS.parents[1] / "docs/events.md").read_text("utf-8")

@@ -69,6 +69,16 @@ def other_config(host: Host, folder: Path, *changes: tuple[str, str], extra: str
     return str(path)
 
 
+def test_folder_of_a_log(well: Pair, tmp_path: Path) -> None:
+    """A file in [log] whose folder is missing is named, by doctor and by what writes it."""
+    where = tmp_path / "none/metrics.prom"
+    config = other_config(well.destination, tmp_path, extra=f'\n[log]\nmetrics = "{where}"\n')
+    said = well.destination.ctl("--config", config, "doctor", status=1).stderr
+    assert f"warning: [log] metrics: {where} cannot be written: {where.parent} is not there; install -d -m 755 {where.parent}" in said
+    said = well.destination.ctl("--config", config, "metrics", "--write", status=5).stderr
+    assert said == f"xensecurectl: {where}: No such file or directory; see [log] metrics\n"
+
+
 def test_launcher_elsewhere(well: Pair, tmp_path: Path) -> None:
     """A launcher's socket that nobody serves is named, whatever answers on the port."""
     config = other_config(well.destination, tmp_path, ('/run"', '/elsewhere"'))

@@ -227,6 +227,7 @@ def test_pre_receive_refuses(pair: Pair) -> None:
     words = "refused by hook pre-receive/60-no: outside the window"
     assert f"xensecure: the destination gave up: {words}; the domain stays on this host\n" in outcome.stderr
     assert pair.destination.xen.calls("libxl_domain_create_restore") == []
+    assert pair.source.last_end()["heard"]  # nobody asks again for what that host has said
     end = pair.destination.last_end()
     assert (end["domain"], end["outcome"]) == ("web1", f"failed: {words}")
     assert [(entry["by"], entry["why"]) for entry in pair.destination.journal() if entry["event"] == "refused"] == [("launcher", words)]

@@ -95,7 +95,7 @@ def test_nothing_to_say(pair: Pair) -> None:
     """Where nothing has happened one line says so, and all is well; a domain nobody has moved is where it is seen."""
     for host in (pair.source, pair.destination):
         assert ctl(host, "status").stdout == "no migration runs on this host, and none of the last day needs anybody\n"
-        assert ctl(host, "history").stdout == "no migration is in the journal\n"
+        assert ctl(host, "history").stdout == "the journal has no migration\n"
         assert json.loads(ctl(host, "status", "--json").stdout) == {"host": host.name, "live": [], "domains": []}
         assert ctl(host, "history", "--json").stdout == ""
     assert verdict(pair.source)["words"] == "web1 runs on hv1"

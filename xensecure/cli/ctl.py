@@ -22,7 +22,7 @@ from ..link.peers import Peer, Peers
 from ..link.roles import Role
 from ..link.say import say
 from ..proto import limits
-from ..proto.errors import AuthenticationError, StateError, UsageError
+from ..proto.errors import AuthenticationError, StateError, SystemFailure, UsageError
 from ..proto.token import Token
 from ..source.pairing import fetch_token, join, rotate
 from .common import out, parser, run
@@ -74,7 +74,7 @@ def _withdraw(config: Config, _chosen: argparse.Namespace) -> int:
     peers = Peers(config)
     with peers.locked():
         count = peers.withdraw_open()
-    out(f"{count} tokens that nobody has used yet work no more")
+    out("1 token that nobody has used yet works no more" if count == 1 else f"{count} tokens that nobody has used yet work no more")
     return 0
 
 
@@ -192,7 +192,10 @@ def _metrics(config: Config, chosen: argparse.Namespace) -> int:
     elif config.metrics == "off":
         raise UsageError("--write: set [log] metrics to the file first")
     else:
-        renew(config, 0.0)
+        try:
+            renew(config, 0.0)
+        except OSError as error:
+            raise SystemFailure(f"{error.filename}: {error.strerror}; see [log] metrics") from None
     return 0
 
 

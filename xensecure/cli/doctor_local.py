@@ -49,6 +49,7 @@ def examine_sender(found: Examination, config: Config) -> None:
         _identity(found, config)
     with found.check("state", "look at the folder's owner, mode and free space"):
         _state(found, config)
+    _log(found, config)
 
 
 def examine_receiver(found: Examination, config: Config) -> None:
@@ -163,6 +164,15 @@ def _state(found: Examination, config: Config) -> None:
     number = len(peers.all())
     text = f"state: {config.state} ({', '.join(modes) or 'not there'}); peers: {number}"
     found.fact("state", text, {"path": str(config.state), "peers": number})
+
+
+def _log(found: Examination, config: Config) -> None:
+    """The folders of the files in [log]: nobody else makes them."""
+    for key, where in (("events", config.events), ("metrics", config.metrics)):
+        folder = Path(where).parent
+        if where.startswith("/") and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            text = f"[log] {key}: {where} cannot be written: {folder} {'is not writable' if folder.exists() else 'is not there'}"
+            found.find("log", text, f"install -d -m 755 {folder}")
 
 
 def _xl(found: Examination, config: Config) -> None:

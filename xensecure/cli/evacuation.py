@@ -145,6 +145,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     descriptor: int  # of the process: readable when that has ended
     known: set[str]
+    seen: bool = False  # its session has been seen to run
     start: float = field(default_factory=time.monotonic)
 
 
@@ -323,6 +324,8 @@ class Evacuation:
         live: dict[str, LiveSession] = {}
         with contextlib.suppress(StateError):
             live = {session.domain: session for session in live_sessions(self._config.run) if session.role is Role.SOURCE}
+        for child in self._children:
+            child.seen = child.seen or child.move.guest.name in live
         lines = [_line(child, live.get(child.move.guest.name)) for child in self._children]
         done = sum(ended.result is Result.MOVED for ended in self.ended)
         others = len(self.ended) - done
@@ -338,9 +341,9 @@ def _line(child: _Child, session: LiveSession | None) -> str:
     taken = duration(time.monotonic() - child.start)
     what = f"{child.move.guest.name} ({size(child.listed.memory)}) to {child.move.host}"
     if session is None:
-        return f"  {what}: connecting, {taken}"
+        return f"  {what}: {'ending' if child.seen else 'connecting'}, {taken}"
     state = "" if session.state == "running" else f", {session.state}"
-    return f"  {what}: {size(session.bytes)} in {taken}, {size(session.rate)}/s now, {session.phase}{state}"
+    return f"  {what}: {session.copied}{size(session.bytes)} in {taken}, {size(session.rate)}/s now, {session.phase}{state}"
 
 
 def _transports(xl: int) -> Sequence[int]:

@@ -44,6 +44,7 @@ KINDS: dict[str, Severity] = {
     "certificate-expires": W,
     "state": E,
     "hooks": E,
+    "log": W,
     "key-age": W,
     "key-renewal": N,
     "cipher": E,

@@ -31,7 +31,7 @@ def history(config: Config, chosen: argparse.Namespace) -> int:
             out(json.dumps(_described(record, running=(record.session, record.role) in running)))
         return 0
     if not found:
-        out("no migration is in the journal" + (f" of {printable(chosen.domain)}" if chosen.domain else ""))
+        out("the journal has no migration" + (f" of {printable(chosen.domain)}" if chosen.domain else ""))
         return 0
     for line in _table([_HEAD, *(_row(config, record, running=(record.session, record.role) in running) for record in found)]):
         out(line)

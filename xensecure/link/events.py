@@ -33,6 +33,8 @@ _FILE_MAX = 32 << 20  # bytes, some 100,000 events: a stranger who knocks at the
 _OTHERS_SECONDS = 10.0  # the file of metrics is not renewed more often than this for what a stranger can cause
 _ALERT, _CRITICAL, _ERROR, _WARNING, _NOTICE, _INFO = range(1, 7)  # syslog(3)
 
+_complaints: set[str] = set()  # said by this process: a session has several Events, and a folder that is not there is one thing to say
+
 COMMON = ("program", "host", "role", "session", "peer", "address", "domain")
 
 
@@ -86,7 +88,6 @@ class Events:
         self._config = config
         self._confined = confined
         self._known = {"program": program, "host": config.name, "role": role}
-        self._complained = False
 
     def knows(self, **fields: str) -> None:
         """Keep what stands in every further event: session, peer, address, domain; "" changes nothing."""
@@ -119,8 +120,8 @@ class Events:
             return  # said by whoever needs the folder of state for more than a count
 
     def _complain(self, text: str) -> None:
-        if not self._complained:
-            self._complained = True
+        if text not in _complaints:
+            _complaints.add(text)
             say(str(self._known["program"]), text)
 
 

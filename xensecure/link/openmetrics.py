@@ -90,4 +90,8 @@ def renew(config: Config, age: float) -> None:
         with contextlib.suppress(FileNotFoundError):
             if 0 <= time.time() - path.stat().st_mtime < age:
                 return
-    write_aside(path, render(config).encode(), 0o644)
+    try:
+        write_aside(path, render(config).encode(), 0o644)
+    except OSError as error:
+        error.filename = str(path)  # not the name that it has while it is written
+        raise

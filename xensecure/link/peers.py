@@ -10,6 +10,7 @@ import contextlib
 import enum
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -297,7 +298,7 @@ def _read_all(read: Callable[[Path], T], paths: list[Path]) -> list[T]:
         except FileNotFoundError:
             continue  # it went away meanwhile
         except StateError as error:
-            say(PROGRAM, f"passed over: {error}")
+            say(Path(sys.argv[0]).name or PROGRAM, f"passed over: {error}")  # all commands read peers
     return found
 
 

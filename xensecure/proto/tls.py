@@ -209,6 +209,8 @@ class TlsChannel:
         text = ", ".join(str(part) for part in texts if part) or "unknown error"
         if "certificate" in text or "unknown ca" in text:  # the latter: the peer's alert, RFC 8446 section 6.2
             return AuthenticationError(f"TLS: {text}; one side does not accept the other's certificate", cause=Cause.WRONG_CERTIFICATE)
+        if "alert internal error" in text:  # what OpenSSL sends where a verify callback says no: it names no certificate
+            return ProtocolError(f"TLS: {text}; the peer ended it: it does not accept this host's key or certificate, see [trust] on both hosts")
         return ProtocolError(f"TLS: {text}; the peer does not speak TLS 1.3 as xensecure does")
 
     def feed(self, record: bytes) -> bytes:

@@ -107,7 +107,7 @@ class SourceRecord:
             self._live.update(
                 replace(stats.memory, total=self._memory),
                 domain=self._domain,
-                phase=stats.phase.name.lower(),
+                phase=_EVENTS.get(stats.phase, stats.phase.name.lower()),
                 bytes=stats.channel_bytes[0],
                 resumptions=resumptions,
                 state="reconnecting" if reconnecting else "running",
@@ -142,7 +142,7 @@ class SourceRecord:
         self._note("peer", state=outcome.state.words, status=outcome.status, text=outcome.text)
 
     def exits(self) -> None:
-        """The session was ended by the destination's EXIT."""
+        """The session was ended by the destination's EXIT, or by its ABORT before GO."""
         self._heard = True
 
     def replays(self, status: int) -> None:

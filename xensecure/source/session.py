@@ -222,6 +222,8 @@ class Session:
             self._record.hears(Outcome(OutcomeState.NOT_CLEARED, text=why))
             return self._replay(xlwords.NOT_STARTED, why)
         if not _is_committed(stats):
+            if not self._checkpointed:
+                self._record.exits()  # its own word: it is not asked again
             raise RefusedError(f"{why}; {self._where_is_it(stats)}", reason)
         self._ask(why)
         return None

@@ -165,3 +165,15 @@ def test_pair_that_fails_is_named(fleet: Fleet, second: Played) -> None:
 def test_nothing_is_left_for_tokens(fleet: Fleet, first: Played, second: Played) -> None:
     """The key to which tokens were encrypted is gone."""
     assert not [name for name in (*FIRST, "hv4") if fleet[name].path("/var/lib/xensecure/ansible.key").exists()]
+
+
+def test_nothing_is_left_for_tokens_where_a_run_breaks_off(fleet: Fleet, second: Played) -> None:
+    """The key goes as well where the steps after it fail as a whole, and one that an older run has left goes with the next survey."""
+    if "hv3" in fleet["hv1"].peers():
+        fleet["hv1"].ctl("forget", "hv3")
+    left = fleet["hv4"].path("/var/lib/xensecure/ansible.key")
+    left.write_text("of a run that was killed")
+    played = fleet.play(THEN, xensecure_jobs="none")  # hv1 makes a key, hv3 cannot invite, hv1 cannot join
+    assert {name: recap.failed for name, recap in played.recap.items()} == {"hv1": 1, "hv3": 1, "hv4": 0}
+    assert "Remove the key for tokens" in played.output
+    assert not [name for name in THEN if fleet[name].path("/var/lib/xensecure/ansible.key").exists()]

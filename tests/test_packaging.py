@@ -220,8 +220,8 @@ def test_packages_have_the_role() -> None:
     named = set(re.findall(r"`(xensecure_\w+)[:`=]", text("ansible/README.md")))
     assert named <= variables
     used = {name for path in [*role.glob("t*/*"), *role.glob("handlers/*")] for name in re.findall(r"\bxensecure_\w+", path.read_text("utf-8"))}
-    made = {"xensecure_plan", "xensecure_collect", "xensecure_pairing"} | set(
-        re.findall(r"register: (\w+)", "".join(path.read_text("utf-8") for path in role.glob("tasks/*")))
-    )
+    filters = re.findall(r'"(xensecure_\w+)": \w+,', (role / "filter_plugins/xensecure_plan.py").read_text("utf-8"))
+    registered = re.findall(r"register: (\w+)", "".join(path.read_text("utf-8") for path in role.glob("tasks/*")))
+    made = {"xensecure_settled", "xensecure_pairing", *filters, *registered}
     assert used - made == variables
     assert os.access(role / "library/xensecure_pairing.py", os.X_OK)

@@ -194,7 +194,8 @@ def test_killed_between_ready_and_go(pair: Pair, victim: str) -> None:
         wait_for(lambda: not alive(held.transport), "the end of xensecure")
     outcome = held.finish()
     assert outcome.status != 0
-    assert pair.source.xen.domains() == ({"web1--migratedaway": "suspended"} if victim == "transport" else {"web1": "running"})
+    left = {"web1--migratedaway": "suspended"} if victim == "transport" else {"web1": "running"}
+    assert pair.source.xen.domains() == left, outcome.stderr + pair.destination.log("xensecured") + pair.destination.log("xensecure-launcher")
     assert pair.destination.xen.domains() == {}
     assert ("xl resumes it here" in outcome.stderr) == (victim != "transport")
 

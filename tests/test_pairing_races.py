@@ -65,7 +65,9 @@ def test_joins_across(forks: ForkedPair) -> None:
         statuses = [status_of(pid) for pid in running]
         assert 0 in statuses
         for host, token, status in zip(forks.hosts, tokens, statuses, strict=True):
-            assert status == 0 or host.ctl("join", token) == 0, host.log("xensecurectl")
+            # One of them may have lost the answer to a join that stands.
+            again = host.ctl("join", token) if status else 0
+            assert again == 0 or "there is nothing left to do" in host.log("xensecurectl"), host.log("xensecurectl")
         assert forks.both_ways()
         assert forks.first.ctl("rotate", "hv2") == 0
         wait_for(forks.agree, "one key on both", 2.0)

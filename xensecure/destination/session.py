@@ -291,12 +291,13 @@ class Session:
 
     def _note_go(self, fields: dict[str, object]) -> None:
         """Write it down, and let the receiver deliver it then; or end the session: what the journal has not, xl must not get (S7)."""
+        has_ended = self._receive.process.poll() is not None  # then it will never read GO: no copy of the domain runs here
         try:
-            if self._journal.append_unless(self._id, "go", DENIED, **fields):
+            if not has_ended and self._journal.append_unless(self._id, "go", DENIED, **fields):
                 with contextlib.suppress(SystemFailure):
                     self._packets.send(launcher.push_empty(Kind.NOTED))
                 return
-            why = "the source has been told that the domain was not cleared to run here"
+            why = "xl there had ended before GO came" if has_ended else "the source has been told that the domain was not cleared to run here"
         except StateError as error:
             why = f"the journal there cannot be written ({error}), and what is not recorded is not started"
         self._went = Milestone.READY

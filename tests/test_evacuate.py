@@ -432,7 +432,7 @@ def test_lines_on_a_terminal(hosts: Hosts) -> None:
     hosts.second.xen.set_hold(Point.READY)
     process = hosts.start("--to", "hv2", "-j", "2", stderr=end)
     try:
-        line = r"  web1 \(2\.0 MiB\) to hv2: 2\.\d MiB in [\d.]+ s, .*/s now, "
+        line = r"  web1 \(2\.0 MiB\) to hv2: pass \d, .*2\.\d MiB in [\d.]+ s, .*/s now, domain"
         text = until(terminal, lambda text: re.search(line, text) and "  web2 (2.0 MiB) to hv2: " in text)
         assert "0 moved, 2 on the way, 1 waiting" in text
         assert "\x1b[3A\x1b[J" in text
@@ -440,7 +440,8 @@ def test_lines_on_a_terminal(hosts: Hosts) -> None:
         text = until(terminal, lambda text: "web3 moved to hv2" in text)
         assert process.wait(20) == 0
     finally:
+        hosts.second.xen.release(Point.READY)
         os.close(end)
         os.close(terminal)
-        process.communicate()
+        process.communicate(timeout=60)
     assert not alive(process.pid)

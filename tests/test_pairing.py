@@ -440,5 +440,5 @@ def test_withdrawn_token(fresh: ForkedPair) -> None:
     """After `withdraw` the tokens that nobody has used work no more."""
     token = fresh.second.token()
     assert fresh.second.ctl("withdraw") == 0
-    assert "1 tokens" in fresh.second.log("xensecurectl")
+    assert "1 token " in fresh.second.log("xensecurectl")
     assert "does not know this token" in _join_fails(fresh.first, token, 13)

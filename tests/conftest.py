@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from tests.pair import Pair
 from tests.xl.stream import StreamSpec, make_stream
+
+# A shell without job control has what it starts in the background ignore SIGINT. What the tests start must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -128,8 +128,8 @@ def test_resumption_that_is_reset_does_not_keep_the_receiver_for_ever(pair: Pair
     route = find_route(config, peers, "hv2", config.options_for("hv2"))
     (transport,) = transports(running.pid)
     os.kill(transport, signal.SIGSTOP)
-    os.kill(session.keeper, signal.SIGSTOP)  # as long as the network needs for a reset
-    connection = reach_behind(session.keeper, config, peers, route, id_)
+    os.kill(session.receiver, signal.SIGSTOP)  # as long as the network needs for a reset
+    connection = reach_behind(config, peers, route, id_)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     os.kill(session.receiver, signal.SIGCONT)
@@ -140,9 +140,8 @@ def test_resumption_that_is_reset_does_not_keep_the_receiver_for_ever(pair: Pair
     wait_for(session.gone, "the session to end: resume_window 3 s, silence 2 s, a handshake 10 s", 40)
 
 
-def reach_behind(keeper: int, config, peers, route, id_: bytes) -> socket.socket:  # type: ignore[no-untyped-def]
-    """A RESUME that the session's keeper has granted, its receiver not yet taken."""
-    os.kill(keeper, signal.SIGCONT)
+def reach_behind(config, peers, route, id_: bytes) -> socket.socket:  # type: ignore[no-untyped-def]
+    """A RESUME that the session's keeper has granted; its receiver, which is held, has not taken it."""
     connection = reach(config, peers, load_credentials(config), route, Purpose.RESUME, session_id=id_)
     return connection.channel.sock
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack.segment import NoSegmentError, Segment
 from tests.pair import Pair
 from tests.xl.stream import StreamSpec, make_stream
 
@@ -36,8 +37,19 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(lasting: Pair, stream: Path) -> Pair:
-    """A file's two hosts without a past, and the domain web1 on the source."""
+def pair(lasting: Pair, stream: Path) -> Iterator[Pair]:
+    """A file's two hosts without a past, and the domain web1 on the source; afterwards nothing of a session may be left."""
     lasting.reset()
     lasting.source.xen.create_domain("web1", stream)
-    return lasting
+    yield lasting
+    lasting.expect_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def segment() -> Iterator[Segment]:
+    """The attack lab's network, with nobody attacking."""
+    try:
+        with Segment() as made:
+            yield made
+    except NoSegmentError as error:
+        pytest.skip(str(error))

@@ -241,15 +241,17 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def command_line(pid: int) -> list[bytes]:
+    """A process's program and arguments; nothing of one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
+
+
 def transports(xl: int) -> list[int]:
     """The xensecure processes that an xl on the source has started."""
     mark = os.fsencode(command("xensecure"))
-    found = []
-    for pid in children(xl):
-        with contextlib.suppress(OSError):  # it may have ended meanwhile
-            if mark in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                found.append(pid)
-    return found
+    return [pid for pid in children(xl) if mark in command_line(pid)]
 
 
 class Pair:
@@ -313,6 +315,13 @@ class Pair:
     def quiet(self) -> bool:
         """Whether no session runs, and no receiver."""
         return not any(self.destination.children(name) for name in self.destination.processes)
+
+    def expect_nothing_left(self) -> None:
+        """Wait until no process of a session is left; its logs may tell of no fault of the destination's own."""
+        wait_for(self.quiet, "the session's processes to end")
+        for name in self.destination.processes:
+            assert "internal error" not in self.destination.log(name)
+            assert "Traceback" not in self.destination.log(name)
 
     def reset(self) -> None:
         """Make both hosts ready for the next test."""

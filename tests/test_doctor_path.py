@@ -9,19 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.attack.segment import DESTINATION, DEVICE, SOURCE, NoSegmentError, Segment, address
+from tests.attack.segment import DESTINATION, DEVICE, SOURCE, Segment, address
 from tests.pair import Pair
 from tests.test_doctor_peer import NOTES, changed, examine
-
-
-@pytest.fixture(scope="module")
-def segment() -> Iterator[Segment]:
-    """A source and a destination on one bridge."""
-    try:
-        with Segment() as made:
-            yield made
-    except NoSegmentError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pair import Host, Pair, command, wait_for
+from tests.pair import Host, Pair, children, command, command_line, wait_for
 from tests.xl.hosts import Fault, Point, XenHost, alive
 from tests.xl.stream import StreamSpec, make_stream
 from xensecure.cli import evacuation
@@ -309,8 +309,8 @@ def test_an_unclear_end(hosts: Hosts) -> None:
     process = hosts.start("--to", "hv2,hv3", "web1")
     hosts.second.xen.wait_held(Point.UNPAUSE)
     session = hosts.second.session()
-    (xl,) = [pid for pid in hosts.source.xen.processes() if b"migrate\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    for pid in (*hosts.second.children("xensecure-launcher"), session.receiver, *children_of(xl)):
+    (xl,) = [pid for pid in hosts.source.xen.processes() if b"migrate" in command_line(pid)]
+    for pid in (*hosts.second.children("xensecure-launcher"), session.receiver, *children(xl)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     printed, said = ended(process, 1)
@@ -319,11 +319,6 @@ def test_an_unclear_end(hosts: Hosts) -> None:
     hosts.second.xen.release(Point.UNPAUSE)
     assert "is left alone: " in hosts.evacuate("--to", "hv3", "web1", status=1)[1]
     assert hosts.domains(hosts.third) == []
-
-
-def children_of(pid: int) -> list[int]:
-    """The children of a process."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # ---- interruptions

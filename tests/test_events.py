@@ -236,7 +236,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two hosts whose events go to files."""
     folder = tmp_path_factory.mktemp("events")
     extra = [f"{LOG.format(folder / name)}{SHORT}" for name in ("hv1", "hv2")]
@@ -251,14 +251,11 @@ def told(host: Host) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def pair(logged: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past, and the domain web1 on the source."""
-    logged.reset()
-    for host in (logged.source, logged.destination):
+def pair(pair: Pair) -> Pair:
+    """They have told nothing yet."""
+    for host in (pair.source, pair.destination):
         Path(load_config(str(host.config)).events).unlink(missing_ok=True)
-    logged.source.xen.create_domain("web1", stream)
-    yield logged
-    wait_for(logged.quiet, "the session's processes to end", 20)
+    return pair
 
 
 def names(host: Host) -> list[str]:

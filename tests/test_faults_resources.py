@@ -27,10 +27,7 @@ def pair(new_pair: Pair, stream: Path) -> Iterator[Pair]:
     """Two hosts for one test, and web1 on the source; afterwards nothing of a session may be left."""
     new_pair.source.xen.create_domain("web1", stream)
     yield new_pair
-    wait_for(new_pair.quiet, "the session's processes to end")
-    for name in ("xensecured", "xensecure-launcher"):
-        assert "internal error" not in new_pair.destination.log(name)
-        assert "Traceback" not in new_pair.destination.log(name)
+    new_pair.expect_nothing_left()
 
 
 def expect_stays(pair: Pair, outcome: Outcome) -> None:

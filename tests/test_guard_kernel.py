@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.segment import ATTACKER, DESTINATION, DEVICE, SOURCE, SWITCH, Family, NoSegmentError, Segment, address
+from tests.attack.segment import ATTACKER, DESTINATION, DEVICE, SOURCE, SWITCH, Family, Segment, address
 from tests.pair import wait_for
 from xensecure.link.config import HostOptions
 from xensecure.link.neighbours import NeighbourState, Watcher
@@ -21,16 +21,6 @@ from xensecure.source.guard import Guard
 HOUR_OF_CYCLES = 3600 // 30  # an entry in use is looked after every base_reachable_time, half to one and a half of 30 s
 NEWS = 8.0  # seconds until what the kernel gives no word of has been noticed, and that is not noticed what is none
 ELSEWHERE = "203.0.113.2"  # an address of the destination's behind a gateway
-
-
-@pytest.fixture(scope="module")
-def segment() -> Iterator[Segment]:
-    """The attack lab's, with nobody attacking."""
-    try:
-        with Segment() as made:
-            yield made
-    except NoSegmentError as error:
-        pytest.skip(str(error))
 
 
 class Line:

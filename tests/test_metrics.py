@@ -66,21 +66,12 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two hosts that write their metrics into files."""
     folder = tmp_path_factory.mktemp("metrics")
     extra = [f'[log]\nevents = "off"\nmetrics = "{folder / name}.prom"\n' for name in ("hv1", "hv2")]
     with Pair(source_extra=extra[0], destination_extra=extra[1]) as made:
         yield made
-
-
-@pytest.fixture
-def pair(counted: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts, and the domain web1 on the source."""
-    counted.reset()
-    counted.source.xen.create_domain("web1", stream)
-    yield counted
-    wait_for(counted.quiet, "the session's processes to end", 20)
 
 
 def prom(host: Host) -> Path:

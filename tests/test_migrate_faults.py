@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +25,6 @@ POINTS = (*OFFSETS, READY)
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight MiB in two passes."""
     return make_stream(tmp_path_factory.mktemp("stream") / "web1.stream", StreamSpec(8, seed=7))
-
-
-@pytest.fixture
-def pair(lasting: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past, and the domain web1 on the source; afterwards no process of a session may be left."""
-    lasting.reset()
-    lasting.source.xen.create_domain("web1", stream)
-    yield lasting
-    for name in ("xensecured", "xensecure-launcher"):
-        assert "internal error" not in lasting.destination.log(name)
-        assert "Traceback" not in lasting.destination.log(name)
-    wait_for(lasting.quiet, "the session's processes to end", 8)
 
 
 class Held:

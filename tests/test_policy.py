@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 
 from tests.xl.records import StreamReader
 from tests.xl.stream import make_config
-from xensecure.destination.memory import available_memory
 from xensecure.link.config import load_config
-from xensecure.link.xl import XenInfo
 from xensecure.proto import limits
-from xensecure.proto.domain import configuration, needed_memory
+from xensecure.proto.domain import configuration
 from xensecure.proto.domainkeys import CONFIGURATION, Rule, Shape
 from xensecure.proto.errors import ProtocolError, Reason, RefusedError
 from xensecure.proto.policy import Policy, judge
@@ -449,87 +447,6 @@ def test_recorded_domains_may_come() -> None:
     found = [ORDINARY, *recorded()]
     assert len(found) > 1
     assert [refusal(one) for one in found] == [""] * len(found)
-
-
-# ---- memory
-
-KIB = 1024
-INFO = XenInfo(version="4.17.5", memory_total=1 << 34, memory_free=1 << 30, cpus=4, hw_caps="", virt_caps="")
-
-
-@pytest.mark.parametrize(
-    ("kind", "built", "mib"),
-    [
-        ("pv", {"target_memkb": 131072, "max_memkb": 131072, "shadow_memkb": 0}, 129),
-        ("hvm", {"target_memkb": 131072, "max_memkb": 131072, "shadow_memkb": 0, "iommu_memkb": 1024}, 131),
-        ("pvh", {"max_memkb": 1048576, "max_vcpus": 2}, 1024 + 2 + 8 + 2),  # shadow: 1 MiB a CPU, 8 KiB a MiB
-        ("hvm", {"target_memkb": 1024, "shadow_memkb": 0, "device_model_stubdomain": "True", "stubdomain_memkb": 2048, "video_memkb": 1024}, 6),
-        ("pv", {}, 2),
-        ("pv", None, 2),
-        ("pv", "a text", 2),
-        ("pv", {"target_memkb": "1024", "max_memkb": None, "shadow_memkb": 0}, 1),
-    ],
-)
-def test_needed_memory(kind: str, built: Any, mib: int) -> None:
-    """Libxl's own sum: target, shadow and IOMMU tables, stub domain, and what Xen needs besides."""
-    assert needed_memory({"c_info": {"type": kind}, "b_info": built}) == mib
-
-
-@pytest.mark.parametrize(
-    ("xl_conf", "commandline", "dom0"),
-    [
-        (None, "dom0_mem=2048M,max:2048M loglvl=all", False),
-        (None, "loglvl=all dom0_mem=min:512M", False),
-        (None, "loglvl=all", True),
-        (None, "xdom0_mem=5", True),
-        ('autoballoon="auto"\n', "dom0_mem=1G", False),
-        ('autoballoon="off"\n', "", False),
-        ("autoballoon=0\n", "", False),
-        ('# autoballoon="off"\n  autoballoon = "on"\n', "dom0_mem=1G", True),
-        ("autoballoon='1'\n", "dom0_mem=1G", True),
-    ],
-)
-def test_memory_that_dom0_can_give(tmp_path: Path, xl_conf: str | None, commandline: str, dom0: bool) -> None:
-    """Where xl takes memory from dom0 for a domain, what dom0 has beyond libxl's least counts as free: by xl.conf and Xen's command line."""
-    conf = tmp_path / "xl.conf"
-    if xl_conf is not None:
-        conf.write_text(xl_conf)
-    xl = tmp_path / "xl"
-    dom0_line = "Domain-0                                     0  1024     4     r-----      10.3"
-    xl.write_text(f"#!/bin/sh\nprintf '%s\\n' 'Name  ID   Mem VCPUs State Time(s)' '{dom0_line}'\n")
-    xl.chmod(0o755)
-    file = tmp_path / "xensecure.toml"
-    file.write_text(f'[receive]\nxl = "{xl}"\n')
-    file.chmod(0o600)
-    info = XenInfo(**{**vars(INFO), "commandline": commandline})
-    assert available_memory(load_config(str(file)), info, conf) == 1024 + (1024 - 128 if dom0 else 0)
-
-
-@pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
-@pytest.mark.parametrize(
-    ("built", "refused"),
-    [
-        ({}, False),  # libxl's own shadow memory is besides, here and below
-        ({"max_vcpus": 16}, False),
-        ({"max_vcpus": 16, "shadow_memkb": 4 * (256 * 16 + 2 * 4096)}, False),
-        ({"device_model_stubdomain": "False", "stubdomain_memkb": 1 << 32, "video_memkb": 16384}, False),
-        ({"shadow_memkb": 1 << 32}, True),
-        ({"shadow_memkb": (1 << 64) - 1}, True),
-        ({"iommu_memkb": 1 << 32}, True),
-        ({"device_model_stubdomain": True, "stubdomain_memkb": 1 << 32}, True),
-        ({"device_model_stubdomain": "True", "video_memkb": 1 << 32}, True),
-        ({"max_vcpus": 1 << 40}, True),
-        ({"shadow_memkb": 1 << 30, "iommu_memkb": -(1 << 31)}, True),
-        ({"max_vcpus": 1 << 40, "shadow_memkb": 1 << 32}, True),
-    ],
-)
-def test_memory_bounds_the_whole(kind: str, built: dict[str, Any], refused: bool) -> None:
-    """What a domain has beside its memory counts for ``memory``; a guest of just that size comes, with what libxl adds by itself."""
-    made = {"c_info": {"name": "web1", "type": kind}, "b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, **built}}
-    said = refusal(made, memory=4096)
-    assert ("at most 4096 MiB, and what libxl adds to that ([policy] memory)" in said) == refused
-    assert bool(said) == refused
-    assert refusal(made) == ""
 
 
 # ---- what is written about it

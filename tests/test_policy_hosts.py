@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,6 @@ REFUSED = "is refused by the destination's policy: "
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight MiB: more than the source sends unjudged, and less than the window, so that a source that did not wait would let the guest stop."""
     return make_stream(tmp_path_factory.mktemp("stream") / "web1.stream", StreamSpec(8, seed=3))
-
-
-@pytest.fixture
-def pair(lasting: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past and without configuration, and the domain web1 on the source."""
-    lasting.reset()
-    lasting.source.xen.create_domain("web1", stream)
-    yield lasting
-    for name in ("xensecured", "xensecure-launcher"):
-        assert "internal error" not in lasting.destination.log(name)
-        assert "Traceback" not in lasting.destination.log(name)
 
 
 def give(pair: Pair, more: dict[str, Any], name: str = "web1") -> bytes:

@@ -115,21 +115,12 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two hosts of which the destination holds little, so that a held xl holds the source; their events go to files."""
     folder = tmp_path_factory.mktemp("events")
     extra = [f'[log]\nevents = "{folder / name}"\n' for name in ("hv1", "hv2")]
     with Pair(source_extra=extra[0], destination_extra=f"window = 1048576\n{extra[1]}") as made:
         yield made
-
-
-@pytest.fixture
-def pair(slow: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past, and the domain web1 on the source."""
-    slow.reset()
-    slow.source.xen.create_domain("web1", stream)
-    yield slow
-    wait_for(slow.quiet, "the session's processes to end", 20)
 
 
 def live(host: Host) -> LiveSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.pair import PATIENCE, RECEIVER_USER, Pair, command, wait_for
-from tests.xl.hosts import Point, alive
+from tests.xl.hosts import Point, alive, open_files
 from xensecure.link.config import load_config
 from xensecure.link.hardening import find_user
 from xensecure.proto import limits
@@ -245,12 +246,12 @@ def test_eight_strangers_an_address(pair: Pair) -> None:
 def pipes(pid: int) -> dict[str, int]:
     """A process's pipes with how each is open (O_RDONLY, O_WRONLY)."""
     found = {}
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(link.readlink())
+    for descriptor, target in open_files(pid).items():
         if target.startswith("pipe:"):
-            flags = re.search(r"flags:\s+([0-7]+)", Path(f"/proc/{pid}/fdinfo/{link.name}").read_text())
-            assert flags is not None
-            found[target] = int(flags[1], 8) & os.O_ACCMODE
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                flags = re.search(r"flags:\s+([0-7]+)", Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text())
+                assert flags is not None
+                found[target] = int(flags[1], 8) & os.O_ACCMODE
     return found
 
 

@@ -44,18 +44,6 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_stream(tmp_path_factory.mktemp("stream") / "web1.stream", StreamSpec(24, seed=7, passes=2))
 
 
-@pytest.fixture
-def pair(lasting: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past, and the domain web1 on the source; afterwards no process of a session may be left."""
-    lasting.reset()
-    lasting.source.xen.create_domain("web1", stream)
-    yield lasting
-    wait_for(lasting.quiet, "the session's processes to end", 20)
-    for name in ("xensecured", "xensecure-launcher"):
-        assert "internal error" not in lasting.destination.log(name)
-        assert "Traceback" not in lasting.destination.log(name)
-
-
 class Held:
     """A migration over wires that stands still at a point."""
 

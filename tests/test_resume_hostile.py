@@ -47,13 +47,11 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(lasting: Pair, stream: Path) -> Iterator[Pair]:
-    """The two hosts without a past, and the domain web1 on the source."""
-    lasting.reset()
-    lasting.source.xen.create_domain("web1", stream)
-    yield lasting
-    for name in ("xensecured", "xensecure-launcher"):
-        for pid in lasting.destination.children(name):
+def pair(pair: Pair) -> Iterator[Pair]:
+    """Afterwards what waits for a source that comes no more is killed."""
+    yield pair
+    for name in pair.destination.processes:
+        for pid in pair.destination.children(name):
             os.kill(pid, signal.SIGKILL)
 
 

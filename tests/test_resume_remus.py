@@ -22,7 +22,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         made.source.xen.create_domain("web1", make_stream(tmp_path / "web1.stream", StreamSpec(4, seed=3)))
         yield made
         made.source.xen.close()
-        wait_for(made.quiet, "the session's processes to end", 20)
+        made.expect_nothing_left()
 
 
 def test_failover_waits_for_the_fence(pair: Pair, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_refused_domain(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_longer_than_it_waits_for(pair: Pair, tmp_path: Path) -> None:
-    """Past XENDOMAINS_STOP_MAXWAIT Debian's script sends SIGINT to the shell around xl, which ignores it: it goes on waiting, and the domain arrives."""
+    """Past XENDOMAINS_STOP_MAXWAIT Debian's script sends SIGINT to the shell around xl, which ignores it, and waits on: the domain arrives."""
     pair.destination.xen.set_hold(Point.READY)
     process = stop(pair, tmp_path, seconds=1)
     pair.destination.xen.wait_held(Point.READY)

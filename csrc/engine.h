@@ -203,8 +203,8 @@ void xs_pump_stats(struct xs_pump *pump, struct xs_stats *out);
  * bytes into out; returns its whole length (0: none seen, or longer than XS_XL_HEAD_MAX). */
 size_t xs_pump_head(struct xs_pump *pump, uint8_t *out, size_t size);
 
-/* Destination: xl has been given the head of channel 0 (all up to the configuration's end) by somebody else; it counts as delivered. XS_OK, or
- * XS_EARGUMENT unless it has come whole and none of it has been delivered. */
+/* Destination: xl has been given the head of channel 0 (all up to the configuration's end) by somebody else; it counts as delivered. XS_OK, also
+ * where nobody reads that channel any more; or XS_EARGUMENT unless it has come whole and none of it has been delivered. */
 int xs_pump_skip_head(struct xs_pump *pump);
 
 /* The text of the ABORT received: up to size bytes; returns its length. */

@@ -113,8 +113,8 @@ const uint8_t *xs_session_output(const struct xs_session *s, unsigned channel, s
 /* len bytes have been written into the receiving process's pipe (F7). */
 void xs_session_delivered(struct xs_session *s, unsigned channel, size_t len);
 
-/* Destination: xl has been given the head of channel 0 by somebody else; it counts as delivered. XS_OK, or XS_EARGUMENT unless it has come and
- * none of it has been delivered. */
+/* Destination: xl has been given the head of channel 0 by somebody else; it counts as delivered. XS_OK, also where nobody reads that channel any
+ * more; or XS_EARGUMENT unless it has come and none of it has been delivered. */
 int xs_session_skip_head(struct xs_session *s);
 
 /* Nobody reads a channel any more: what is held and what comes is discarded, and acknowledged as if it were delivered. */

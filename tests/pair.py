@@ -320,8 +320,8 @@ class Pair:
         """Wait until no process of a session is left; its logs may tell of no fault of the destination's own."""
         wait_for(self.quiet, "the session's processes to end")
         for name in self.destination.processes:
-            assert "internal error" not in self.destination.log(name)
-            assert "Traceback" not in self.destination.log(name)
+            for words in ("internal error", "please report", "Traceback"):
+                assert words not in self.destination.log(name), self.destination.log(name)
 
     def reset(self) -> None:
         """Make both hosts ready for the next test."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,23 @@ def test_guest_runs_while_it_is_judged(pair: Pair) -> None:
     assert pair.source.xen.calls("suspended") == []
     assert running.wait().status == 0
     assert len(pair.source.xen.calls("suspended")) == 1
+
+
+def test_xl_that_fails_before_its_receiver_hears_of_the_yes(pair: Pair) -> None:
+    """A receiver that hears late that the domain may come, when xl has failed already, still brings xl's words to the source."""
+    set_up(pair.destination)
+    wait_for(pair.quiet, "no receiver")
+    pair.destination.add_hook("pre-receive", "slow", f"#!/bin/sh\ntouch {pair.destination.folder}/late\nsleep 1\n")
+    pair.destination.xen.set_fault(Fault.RESTORE_FAIL_AT, 0)
+    running = pair.migrate("web1", "-e")
+    wait_for((pair.destination.folder / "late").exists, "the hook")
+    (receiver,) = pair.destination.children("xensecured")
+    os.kill(receiver, signal.SIGSTOP)
+    wait_for(lambda: pair.destination.xen.processes() == [], "xl's end")
+    time.sleep(0.5)  # the launcher's word of it
+    os.kill(receiver, signal.SIGCONT)
+    assert "Restore failed: fault set at byte 0" in running.wait().stderr
+    assert pair.source.xen.domains() == {"web1": "running"}
 
 
 TWICE = '{"c_info": {"name": "web1", "name": "web2"}}'

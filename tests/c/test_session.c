@@ -458,8 +458,10 @@ static void broken_output(void)
     give(&w, 0, 0, 5000);
     seal(&w, 0, 9);
     CHECK(take(&w, 0, WIRE) == XS_OK);
+    CHECK(xs_session_skip_head(w.side[1].s) == XS_EARGUMENT);
     xs_session_output_broken(w.side[1].s, 0);
     CHECK(xs_session_output(w.side[1].s, 0, &len) == NULL);
+    CHECK(xs_session_skip_head(w.side[1].s) == XS_OK);
     give(&w, 0, 0, 900000);
     xs_session_input_end(w.side[0].s, 0);
     seal(&w, 0, 9);

@@ -198,7 +198,7 @@ def _resumed(sweep: Sweep, given: argparse.Namespace) -> None:
     """All but what is cut at its end."""
     recording, rng = sweep.site.recording, sweep.rng
     opening = [cut for cut in small_cuts(recording, rng, [Part.OPENING]) if cut.unit and cut.unit.type == FrameType.ACCEPT and cut.count <= 32]
-    small = small_cuts(recording, rng, [part for part in SMALL if part not in _LAST])
+    small = [cut for cut in small_cuts(recording, rng, [part for part in SMALL if part not in _LAST]) if not _is_late(cut, recording)]
     sweep.run(_thinned(small + opening + handshake_cuts(recording, rng, given.random // 4), given, rng), each=_PER_MIGRATION)
     lanes = rng.choices(("", "", "-o lanes=2", "-o lanes=4"), k=1 << 12)
     sweep.run(page_cuts(recording, rng, given.random, share=0.2), each=_PAGES_PER_MIGRATION, options=lanes.pop)
@@ -207,7 +207,14 @@ def _resumed(sweep: Sweep, given: argparse.Namespace) -> None:
 def _resumed_last(sweep: Sweep, given: argparse.Namespace) -> None:
     """What is cut at its end has no second cut, and leaves a destination that waits."""
     sweep.parallel *= 4
-    sweep.run(_thinned(small_cuts(sweep.site.recording, sweep.rng, _LAST), given, sweep.rng), each=1)
+    recording, rng = sweep.site.recording, sweep.rng
+    late = [cut for cut in small_cuts(recording, rng, [Part.GO]) if _is_late(cut, recording)]
+    sweep.run(_thinned(small_cuts(recording, rng, _LAST) + late, given, rng), each=1)
+
+
+def _is_late(cut: Cut, recording: Recording) -> bool:
+    """Whether it is in the acknowledgement of GO: the report may have come before that, and the source then ends with it."""
+    return cut.unit is not None and cut.unit.type == FrameType.ACK and recording.layout.part(cut.unit) is Part.GO
 
 
 def _given_up(sweep: Sweep, given: argparse.Namespace) -> None:

@@ -68,11 +68,12 @@ class Run:
     cuts: list[Cut]
     result: Result
     connections: int
+    heard: bool  # whether the destination had sent a byte over the first of them
 
     @property
     def verdict(self) -> Verdict:
         """Also WRONG: given up where it must not be, or the other way round."""
-        if self.result.verdict not in expected(self.mode, self.cuts):
+        if self.result.verdict not in expected(self.mode, self.cuts, heard=self.heard):
             return Verdict.WRONG
         return self.result.verdict
 
@@ -82,7 +83,7 @@ class Run:
         return f"[{self.mode}] {self.result.domain}: {self.result.verdict}: {self.result.faults}; cuts: {cuts}\n{self.result.said}"
 
 
-def expected(mode: Mode, cuts: list[Cut]) -> set[Verdict]:
+def expected(mode: Mode, cuts: list[Cut], *, heard: bool) -> set[Verdict]:
     """How a migration with these cuts may come out."""
     if not cuts:
         return {Verdict.SURVIVED}
@@ -91,7 +92,7 @@ def expected(mode: Mode, cuts: list[Cut]) -> set[Verdict]:
     parts = {cut.part for cut in cuts}
     if parts <= {Part.REPORT, Part.ENDING}:
         return {Verdict.SURVIVED}
-    if parts == {Part.HANDSHAKE} and all(cut.way is Way.UP for cut in cuts):
+    if parts == {Part.HANDSHAKE} and not heard:
         return {Verdict.SURVIVED, Verdict.GIVEN_UP}  # T6: a source that has not heard a byte takes it for want of room there, and comes again
     # With ready delivered xl may have said GO before anybody noticed.
     return {Verdict.SURVIVED, Verdict.GIVEN_UP} if parts & {Part.READY, Part.GO} else {Verdict.GIVEN_UP}
@@ -120,7 +121,7 @@ class Site:
         """One migration that meets these cuts."""
         with self.proxy(hand) as proxy:
             result = self.books.start(proxy, options, wait=_PATIENCE).finish()
-            run = Run(self.mode, list(hand.made), result, len(proxy.all))
+            run = Run(self.mode, list(hand.made), result, len(proxy.all), heard=bool(proxy.all and proxy.all[0].units(Way.DOWN)))
         if run.verdict is not Verdict.WRONG:
             self.books.forget(result.domain)
         self.runs.append(run)

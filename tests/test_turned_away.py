@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.pair import Pair, wait_for
-from xensecure.proto import xlwords
+from xensecure.proto import limits, xlwords
 
 BANNER = xlwords.BANNER
 RESET = struct.pack("ii", 1, 0)  # struct linger: close at once, with a reset
@@ -127,13 +127,15 @@ def test_not_proved(pair: Pair) -> None:
 
 
 def test_24_at_once_from_one_address(pair: Pair, stream: Path) -> None:
-    """24 domains that leave one address at the same moment all arrive, though only eight of them may be strangers at a time."""
+    """24 domains that leave one address while it has as many strangers as it may are turned away, and all arrive."""
     names = [f"db{number:02}" for number in range(24)]
     for name in names:
         pair.source.xen.create_domain(name, stream)
-    running = [pair.migrate(name, "-e", transport="-o connect_timeout=60") for name in names]
+    with contextlib.ExitStack() as strangers:
+        for _ in range(limits.UNAUTHENTICATED_PER_ADDRESS_MAX):
+            strangers.enter_context(socket.create_connection(("127.0.0.1", pair.destination.port)))
+        running = [pair.migrate(name, "-e", transport="-o connect_timeout=60") for name in names]
+        wait_for(lambda: "127.0.0.1: turned away" in pair.destination.log("xensecured"), "a source to be turned away")
     outcomes = [each.wait(90) for each in running]
     assert [outcome.status for outcome in outcomes] == [0] * 24, [outcome.stderr for outcome in outcomes if outcome.status]
     assert sorted(pair.destination.xen.running()) == names
-    wait_for(pair.quiet, "the sessions to end")
-    assert "127.0.0.1: turned away" in pair.destination.log("xensecured")

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.pair import Pair, wait_for
+from tests.test_hooks import set_up
 from tests.test_policy import refusal
+from tests.test_policy_hosts import give
+from tests.xl.hosts import Fault, Point
 from xensecure.destination.memory import available_memory
 from xensecure.link.config import load_config
 from xensecure.link.xl import XenInfo
@@ -89,3 +93,49 @@ def test_memory_bounds_the_whole(kind: str, built: dict[str, Any], refused: bool
     assert ("at most 4096 MiB, and what libxl adds to that ([policy] memory)" in said) == refused
     assert bool(said) == refused
     assert refusal(made) == ""
+
+
+def test_memory_promised_to_another(pair: Pair, stream: Path) -> None:
+    """What a domain on its way has not got yet is not there for the next one; what it has got counts once."""
+    set_up(pair.destination)
+    give(pair, {"b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, "shadow_memkb": 0}})
+    pair.source.xen.create_domain("db1", stream)
+    for fault, mib in ((Fault.FREE_MEMORY, 7000), (Fault.RESTORE_AT, 1), (Fault.POPULATED, 0)):
+        pair.destination.xen.set_fault(fault, mib)
+    pair.destination.xen.set_hold(Point.RESTORE)
+    first = pair.migrate("web1", "-e")
+    pair.destination.xen.wait_held(Point.RESTORE)
+    give(pair, {"b_info": {"max_memkb": 3 << 20, "target_memkb": 3 << 20, "shadow_memkb": 0}}, name="db1")
+    words = "it needs 3074 MiB there, and 2904 MiB could be had besides {} MiB for domains that are arriving ([policy] free_memory)"
+    assert words.format(4096) in pair.migrate("db1", "-e").wait().stderr
+    assert words.format(4096) in pair.source.ctl("policy", "check", "--to", "hv2", "db1", status=12).stderr
+    for fault, mib in ((Fault.FREE_MEMORY, 5000), (Fault.POPULATED, 2000)):  # of the first one 2000 MiB have come
+        pair.destination.xen.set_fault(fault, mib)
+    assert words.format(2096) in pair.migrate("db1", "-e").wait().stderr
+    pair.destination.xen.set_fault(Fault.FREE_MEMORY, 5172)
+    second = pair.migrate("db1", "-e")
+    wait_for(lambda: "db1--incoming" in pair.destination.xen.domains(), "the domain for which there is room")
+    pair.destination.xen.release(Point.RESTORE)
+    assert (first.wait().status, second.wait().status) == (0, 0)
+
+
+def test_memory_for_one_of_two(pair: Pair, stream: Path) -> None:
+    """Of two domains that come at the same moment, to where there is room for one, one comes."""
+    set_up(pair.destination)
+    pair.source.xen.create_domain("db1", stream)
+    for name in ("web1", "db1"):
+        give(pair, {"b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, "shadow_memkb": 0}}, name=name)
+    pair.destination.xen.set_fault(Fault.FREE_MEMORY, 7000)
+    pair.destination.xen.set_fault(Fault.RESTORE_AT, 1)
+    pair.destination.xen.set_hold(Point.RESTORE)
+    running = {name: pair.migrate(name, "-e") for name in ("web1", "db1")}
+    pair.destination.xen.wait_held(Point.RESTORE)
+    wait_for(lambda: any(each.process.poll() is not None for each in running.values()), "one of them to be refused")
+    pair.destination.xen.release(Point.RESTORE)
+    outcomes = {name: each.wait() for name, each in running.items()}
+    refused = [name for name, outcome in outcomes.items() if "besides 4096 MiB for domains that are arriving" in outcome.stderr]
+    arrived = [name for name, outcome in outcomes.items() if outcome.status == 0]
+    assert sorted(refused + arrived) == ["db1", "web1"]
+    assert len(arrived) == 1
+    assert sorted(pair.destination.xen.running()) == arrived
+    assert sorted(pair.source.xen.running()) == refused

@@ -49,6 +49,7 @@ class Fault(StrEnum):
     DIGEST_OFF = "digest_off"  # 1: the target computes no SHA-256, for measurements of speed
     TOTAL_MEMORY = "total_memory"  # MiB that `xl info` says, 16384 if not set
     FREE_MEMORY = "free_memory"  # MiB, 8192 if not set
+    POPULATED = "populated"  # MiB that a domain has got while it is restored, 0 if not set
     HW_CAPS = "hw_caps"  # the first 32 features of the CPU there, hexadecimal
     XEN_MINOR = "xen_minor"  # of the hypervisor's version 4.17.5
     NO_HVM = "no_hvm"  # 1: the hypervisor has no HVM, and so no PVH, guests

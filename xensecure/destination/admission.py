@@ -11,13 +11,14 @@ from typing import Any
 
 from ..link import store
 from ..link.config import Config
+from ..link.live import Live
 from ..link.xl import XenInfo
-from ..proto.domain import configuration, domain_name
+from ..proto.domain import configuration, domain_memory, domain_name
 from ..proto.errors import ProtocolError, Reason, RefusedError, StateError
 from ..proto.launcher import Wish
 from ..proto.policy import judge
 from .hooked import SessionHooks
-from .memory import require_memory
+from .memory import promising, require_memory
 
 
 def admit_peer(config: Config, peer: str) -> None:
@@ -81,12 +82,13 @@ def _judge(config: Config, peer: str, found: Mapping[str, Any], xen: XenInfo | N
 
 
 class Admission:
-    """The one question of a session. ``wish``: what has to be known of the domain's configuration."""
+    """The one question of a session. ``live``: what others see of it. ``wish``: what has to be known of the domain's configuration."""
 
-    def __init__(self, config: Config, peer: str, hooks: SessionHooks) -> None:
+    def __init__(self, config: Config, peer: str, hooks: SessionHooks, live: Live) -> None:
         self._config = config
         self._peer = peer
         self._hooks = hooks
+        self._live = live
         self.wish = Wish.ASKED if config.policy_for(peer).looks else hooks.wish
         self._asked = self.wish is Wish.ASKED
         self._admitted = ""
@@ -104,8 +106,12 @@ class Admission:
             if wish is Wish.ASKED:
                 raise
             return
-        self._hooks.learn(domain_name(head), found)
+        name = domain_name(head)
+        self._hooks.learn(name, found)
         if wish is Wish.ASKED:
-            _judge(self._config, self._peer, found)
+            # By our own reading, not by the receiver's word, which could keep all others out.
+            memory = domain_memory(head) if self._config.policy_for(self._peer).free_memory == "on" else 0
+            with promising(self._config, self._live, name, memory):
+                _judge(self._config, self._peer, found)
             self._hooks.ask()
-            self._admitted = domain_name(head)
+            self._admitted = name

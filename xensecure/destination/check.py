@@ -17,7 +17,7 @@ from ..proto.errors import RefusedError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature
 from .admission import judge_domain, require_sender
-from .memory import available_memory
+from .memory import available_memory, promised_memory
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -33,7 +33,7 @@ def report_on(config: Config, peer: str, sessions: int, head: bytes) -> HostRepo
     free = 0
     try:
         xen = xl_info(config)
-        free = available_memory(config, xen) << 20
+        free = max(0, available_memory(config, xen) - promised_memory(config)) << 20
     except XensecureError as error:
         faults.append(str(error))
     faults += _faults(config, peer)

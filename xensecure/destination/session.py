@@ -61,7 +61,8 @@ class Session:
         self._journal = journal
         self._id = session_id
         self._hooks = hooks
-        self._admission = Admission(config, peer, hooks)
+        self._live = Live(config.run, session_id, role=Role.DESTINATION, peer=peer)
+        self._admission = Admission(config, peer, hooks, self._live)
         self._events = events
         self._passes = 0
         self._refused = False
@@ -81,7 +82,6 @@ class Session:
         self._handlers: dict[int, Callable[[], None]] = {}
         give = self._give_lane
         self._door = Door(session_id, peer=peer, most=config.lanes - 1, give=give, watch=self._watch, unwatch=self._unwatch)
-        self._live = Live(config.run, session_id, role=Role.DESTINATION, peer=peer)
         signal.signal(signal.SIGUSR1, lambda _number, _frame: say(PROGRAM, self._live.shown.line))
         events.emit(Event.SESSION_STARTED, request=" ".join(request.arguments()))
 

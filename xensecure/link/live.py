@@ -31,7 +31,7 @@ class LiveSession:
 
     ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970. Of the pass over the
     domain's memory: ``pass_number`` (0: none yet), ``percent`` done and seconds ``left`` (None: nobody knows); ``memory``: bytes the domain has (0:
-    not known).
+    not known); ``promised``: bytes of this host's that are for the domain until it is built here.
     """
 
     session: str
@@ -51,6 +51,7 @@ class LiveSession:
     pass_number: int = 0
     percent: int | None = None
     left: float | None = None
+    promised: int = 0
 
     @property
     def figures(self) -> str:
@@ -175,7 +176,7 @@ def _read(path: Path) -> LiveSession:
     shown = LiveSession(**{name: value for name, value in document.items() if name in names})
     times = (shown.since, shown.state_since, shown.updated)
     known = tuple(number for number in (shown.percent, shown.left) if number is not None)
-    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.memory, shown.pass_number, *times, *known)
+    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.memory, shown.pass_number, shown.promised, *times, *known)
     words = (shown.session, shown.peer, shown.domain, shown.phase, shown.state)
     if not all(isinstance(number, (int, float)) for number in numbers) or not all(isinstance(word, str) for word in words):
         raise TypeError

@@ -141,10 +141,21 @@ static uint64_t memory_kb(const struct domain *domain)
     return here ? strtoull(here + sizeof("\"target_memkb\":") - 1, NULL, 10) : 0;
 }
 
+/* A domain that is being restored gets its memory page by page. */
+static bool half_built(const struct domain *domain)
+{
+    static const char suffix[] = "--incoming";
+    size_t length = strlen(domain->name), tail = sizeof(suffix) - 1;
+
+    return length > tail && !strcmp(domain->name + length - tail, suffix) && !domain->bytes;
+}
+
 static void fill_info(libxl_dominfo *info, const struct domain *domain)
 {
     memset(info, 0, sizeof(*info));
     info->current_memkb = info->max_memkb = memory_kb(domain);
+    if (half_built(domain))
+        info->current_memkb = 1024 * books_fault_number("populated", 0);
     info->domid = domain->id;
     info->running = !strcmp(domain->state, "running");
     info->paused = !strcmp(domain->state, "paused");

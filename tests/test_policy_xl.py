@@ -183,7 +183,8 @@ def test_check_of_a_file(host: Host, tmp_path: Path) -> None:
     assert said == "xensecurectl: b_info.device_model = '/opt/evil' is refused by the destination's policy: [policy] device_models has none\n"
     file.write_text("name = \n")
     assert "'xl create' failed with status 1" in host.ctl("policy", "check", str(file), status=5).stderr
-    assert "no such file" in host.ctl("policy", "check", str(tmp_path / "none.cfg"), status=2).stderr
+    for none in (tmp_path / "none.cfg", tmp_path / f"{'a' * 300}.cfg", tmp_path):
+        assert "no file that can be read; give one in xl.cfg(5)'s format" in host.ctl("policy", "check", str(none), status=2).stderr
 
 
 def test_check_for_a_peer(host: Host, tmp_path: Path) -> None:

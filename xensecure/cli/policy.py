@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from ..destination.admission import judge_domain
@@ -52,12 +53,11 @@ def policy(config: Config, chosen: argparse.Namespace) -> int:
 
 def _head_of(config: Config, domain: str) -> bytes:
     """The configuration of a domain or of a file, as xl would send it: libxl's JSON."""
-    file = Path(domain)
-    if "/" not in domain and not file.is_file():
-        return json.dumps(domain_configuration(config, domain)).encode()
-    if not file.is_file():
-        raise UsageError(f"{domain}: no such file; give a file in xl.cfg(5)'s format, or a domain's name")
-    text = run_xl(config, "create", "-q", "-n", str(file.absolute()))  # parsed by xl, and nothing made of it
+    if not os.path.isfile(domain):  # noqa: PTH113 - False also of what cannot be looked at, where Path.is_file() raises
+        if "/" not in domain:
+            return json.dumps(domain_configuration(config, domain)).encode()
+        raise UsageError(f"{printable(domain)}: no file that can be read; give one in xl.cfg(5)'s format, or a domain's name")
+    text = run_xl(config, "create", "-q", "-n", str(Path(domain).absolute()))  # parsed by xl, and nothing made of it
     head = text[text.find("{") :].strip().encode()
     try:
         configuration(head)

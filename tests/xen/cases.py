@@ -12,6 +12,7 @@ from tests.xen.compare import beside_others
 from tests.xen.cut import again_after, configured
 from tests.xen.hosts import HOSTS, Host
 from tests.xen.lost import go_10, go_40, page_10, report_40, window_passes
+from tests.xen.memory import promised
 from tests.xen.moves import (
     DESTINATION_SECONDS,
     MOVE_SECONDS,
@@ -240,6 +241,7 @@ CASES: dict[str, Callable[[str], str]] = {
     "options": options_arrive,
     "restart": restart_with_monitor,
     "opposite": opposite_directions,
+    "memory": promised,
     "cut": page_10,
     "cut-go": go_10,
     "cut-go-40": go_40,

@@ -295,7 +295,9 @@ class Evacuation:
             self._logs.path(child.listed.id).unlink(missing_ok=True)
             return Ended(name, Result.MOVED, host, bytes=record.bytes, seconds=seconds), record
         if status != 0 and verdict.well and verdict.host == inquiry.host:
-            return Ended(name, Result.FAILED, host, f"{self._logs.last_words(child.listed.id)} {where}"), record
+            # Of a session the journal says it: into its log the destination can write what it likes, xensecure's name before it.
+            why = (record.outcome if record is not None else "") or self._logs.last_words(child.listed.id)
+            return Ended(name, Result.FAILED, host, f"{why} {where}"), record
         ended = f"xl {'reports success' if status == 0 else f'failed with status {status}'}"
         return Ended(name, Result.UNCLEAR, host, f"{ended}; {verdict.words}; 'xensecurectl status {shlex.quote(printable(name))}' {where}"), record
 

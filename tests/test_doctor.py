@@ -31,6 +31,14 @@ def problems(host: Host) -> list[str]:
     return [line.removeprefix("xensecurectl: ") for line in lines]
 
 
+def restart_launcher(host: Host) -> None:
+    """End it and start it anew."""
+    launcher = host.processes["xensecure-launcher"]
+    launcher.terminate()
+    launcher.wait(20)
+    host.start_until_ready("xensecure-launcher")
+
+
 def test_all_is_well(well: Pair) -> None:
     """A host with its daemons: every line is there, nothing on stderr, status 0, and nobody is alarmed."""
     host = well.destination
@@ -85,6 +93,26 @@ def test_launcher_elsewhere(well: Pair, tmp_path: Path) -> None:
     done = well.destination.ctl("--config", config, "doctor", status=4)
     assert done.stderr.startswith(f"xensecurectl: {well.destination.folder / 'elsewhere/launcher.sock'}: no launcher listens there")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_launcher_with_an_older_configuration(well: Pair) -> None:
+    """What was changed since the launcher has started is named, with what to do, unless it is for sources alone."""
+    host = well.destination
+    before = host.config.read_text()
+    try:
+        host.config.write_text(f"{before}[host.hv1]\nbwlimit = '1G'\n")
+        assert host.ctl("doctor").stderr == ""
+        host.config.write_text(f"{before}[policy]\nvcpus = 2\n")
+        words = f"{host.config} has changed since the launcher has read it, and it goes by what stood there then"
+        said = f"xensecurectl: warning: {words}; systemctl restart xensecure-launcher (sessions go on)\n"
+        assert host.ctl("doctor", status=1).stderr == said
+        restart_launcher(host)
+        assert host.ctl("doctor").stderr == ""
+        host.config.write_text(before)
+        assert host.ctl("doctor", status=1).stderr == said
+    finally:
+        host.config.write_text(before)
+        restart_launcher(host)
 
 
 def test_launcher_gone(new_pair: Pair) -> None:

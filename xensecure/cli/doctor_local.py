@@ -14,6 +14,7 @@ from pathlib import Path
 from OpenSSL import SSL, crypto
 
 from .. import __version__
+from ..destination.launcher import goes_by_older
 from ..link import hardening, store
 from ..link.config import WILDCARDS, Config
 from ..link.connection import Deadline, Target, Wire, connect, run_handshake
@@ -201,6 +202,9 @@ def _launcher(found: Examination, config: Config) -> None:
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and fields[7] == str(path) and int(fields[3], 16) & _LISTENING:
             found.fact("launcher", f"launcher: listens on {path}", str(path))
+            if goes_by_older(config):
+                text = f"{config.path} has changed since the launcher has read it, and it goes by what stood there then"
+                found.find("launcher-configuration", text, "systemctl restart xensecure-launcher (sessions go on)")
             return
     raise StateError(f"{path}: no launcher listens there; where domains are to arrive: systemctl start xensecure-launcher.socket")
 

@@ -52,6 +52,7 @@ KINDS: dict[str, Severity] = {
     "xl": E,
     "user": E,
     "launcher": E,
+    "launcher-configuration": W,
     "port": E,
     "peer": E,
     "connect": E,

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import stat
+from pathlib import Path
 
 from ..link import hardening, store
 from ..link.config import Config
@@ -16,7 +17,7 @@ from ..link.identity import load_credentials
 from ..link.peers import Peers
 from ..link.say import say
 from ..proto import limits
-from ..proto.errors import ConfigurationError, SystemFailure, XensecureError
+from ..proto.errors import ConfigurationError, StateError, SystemFailure, XensecureError
 from .accepting import Accepting
 from .keeper import Keeper
 from .lanes import sweep
@@ -59,6 +60,9 @@ class Launcher:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
+        noted = _noted(self._config)
+        with contextlib.suppress(StateError):  # a full disk costs a warning of doctor's
+            store.write_secret(noted, _note_of(self._config))
         say(PROGRAM, f"ready for receivers of user {self._user} on {self._config.launcher_socket}")
         while not stopping:
             ready = dict(poll.poll())
@@ -67,6 +71,8 @@ class Launcher:
             self._reap()
             if listener.fileno() in ready:
                 self._accept(listener)
+        with contextlib.suppress(OSError):
+            store.remove(noted)
 
     def _say_status(self, _number: int, _frame: object) -> None:
         arriving, others = self._slots.count(Use.SESSION), self._slots.count(Use.BEGUN) + self._slots.count(Use.CHECK)
@@ -165,6 +171,26 @@ def _require_dead(path: str) -> None:
         except OSError:
             return
     raise ConfigurationError(f"{path}: another xensecure-launcher is running; stop it first, or set another [paths] run")
+
+
+# ---- what it goes by
+
+
+def _noted(config: Config) -> Path:
+    return config.run / "launcher.configuration"
+
+
+def _note_of(config: Config) -> bytes:
+    return f"{config.launcher_digest} {config.path}\n".encode()
+
+
+def goes_by_older(config: Config) -> bool:
+    """Whether the launcher here has read another content of that file than it has now; False where there is none, or it reads another file."""
+    try:
+        noted, now = store.read_secret(_noted(config)), _note_of(config)
+    except (FileNotFoundError, StateError):
+        return False
+    return noted != now and noted.partition(b" ")[2] == now.partition(b" ")[2]
 
 
 def serve(config: Config) -> None:

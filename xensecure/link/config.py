@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import socket
@@ -113,6 +114,11 @@ class Config:
     def launcher_socket(self) -> Path:
         """Where launcher and receivers meet."""
         return self.run / "launcher.sock"
+
+    @property
+    def launcher_digest(self) -> str:
+        """SHA-256 of all that a launcher goes by, in hexadecimal: every key but those for the hosts that this one sends to."""
+        return hashlib.sha256(repr(replace(self, defaults=HostOptions(), hosts={})).encode()).hexdigest()
 
     def options_for(self, host: str) -> HostOptions:
         """The options for a host as it was named (in any case, as in ssh_config and DNS), before the command line's."""

@@ -98,6 +98,7 @@ invite) {bin}/xensecurectl "$@" | tee -a /root/tokens ;;
 esac
 """
 
+# SHLVL: bash(1) then does not take itself for a fresh login, and leaves out what root's ~/.bashrc here may wait for (pyenv's for a lock: a minute).
 SSHD_CONFIG = """\
 ListenAddress {address}:22
 HostKey {folder}/host
@@ -110,6 +111,7 @@ PasswordAuthentication no
 LogLevel VERBOSE
 MaxStartups 100
 Subsystem sftp internal-sftp
+SetEnv SHLVL=9
 """
 
 

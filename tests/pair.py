@@ -6,7 +6,9 @@ Everything is the real thing but Xen's toolstack libraries: the four commands as
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +28,7 @@ from xensecure.link.journal import entries
 BIN = Path(sys.executable).parent
 # As root the receivers become this user, which every Debian has; otherwise everything runs as whoever runs the tests.
 RECEIVER_USER = "nobody"
+_PORTS = range(20000, 32000)  # below those that the kernel takes for connections (net.ipv4.ip_local_port_range: 32768 and up)
 PATIENCE = 20.0  # seconds until something that should happen is taken as not happening
 
 
@@ -37,11 +40,23 @@ def command(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port nobody listens on, and that no other process of the tests is given while this one lives: a daemon takes seconds until it has it."""
+    folder = Path(tempfile.gettempdir()) / f"xensecure-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for port in random.sample(_PORTS, 100):
+        descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", port))
+            return port  # and the descriptor stays open
+        os.close(descriptor)
+    raise AssertionError("no free port")
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of 127.0.0.1, found out without a connection to it (/proc/net/tcp)."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(fields[1] == f"0100007F:{port:04X}" and fields[3] == "0A" for fields in sockets)
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

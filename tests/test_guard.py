@@ -297,7 +297,7 @@ try:
     watching = guard.Guard(HostOptions(neighbour=sys.argv[1]), wake=lambda: None)
     for sock in (socket.socket(), socket.socket()):
         watching.watch(sock)
-        time.sleep(0.3)
+        time.sleep(1)
 except Exception as error:
     print(type(error).__name__, error, file=sys.stderr)
 """

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.inmemory import issue
-from tests.pair import PATIENCE, Host, Pair, command, free_port, wait_for
+from tests.pair import PATIENCE, Host, Pair, command, free_port, listens, wait_for
 from xensecure.proto.errors import TRANSPORT_FAILURE
 
 TLS_1_3 = ("-tls1_3",)
@@ -92,7 +91,7 @@ def s_server(*options: str) -> Iterator[int]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        time.sleep(0.2)  # it says nothing when it is ready, and a connection to ask would be a connection
+        wait_for(lambda: process.poll() is not None or listens(port), "s_server")
         assert process.poll() is None
         yield port
     finally:

@@ -61,7 +61,7 @@ class Launcher:
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
         noted = _noted(self._config)
-        with contextlib.suppress(StateError):  # a full disk costs a warning of doctor's
+        with contextlib.suppress(StateError):  # a full disk, or no descriptor, costs a warning of doctor's
             store.write_secret(noted, _note_of(self._config))
         say(PROGRAM, f"ready for receivers of user {self._user} on {self._config.launcher_socket}")
         while not stopping:

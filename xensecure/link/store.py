@@ -56,10 +56,10 @@ def write_secret(path: Path, content: bytes) -> None:
 
     The caller holds the state folder's lock, so what lies half-written in the file's folder was left by a crash, and goes.
     """
-    for stale in path.parent.glob(".*.tmp"):
-        stale.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        for stale in path.parent.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
         try:
             write_all(descriptor, content)

@@ -42,9 +42,10 @@ def command(name: str) -> str:
 def free_port() -> int:
     """A TCP port nobody listens on, and that no other process of the tests is given while this one lives: a daemon takes seconds until it has it."""
     folder = Path(tempfile.gettempdir()) / f"xensecure-ports-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    assert folder.stat().st_uid == os.getuid(), f"{folder} is somebody else's"
     for port in random.sample(_PORTS, 100):
-        descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with contextlib.suppress(OSError), socket.socket() as probe:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind(("127.0.0.1", port))

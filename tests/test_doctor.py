@@ -103,7 +103,7 @@ def test_launcher_with_an_older_configuration(well: Pair) -> None:
         host.config.write_text(f"{before}[host.hv1]\nbwlimit = '1G'\n")
         assert host.ctl("doctor").stderr == ""
         host.config.write_text(f"{before}[policy]\nvcpus = 2\n")
-        words = f"{host.config} has changed since the launcher has read it, and it goes by what stood there then"
+        words = f"{host.config} has changed, or xensecure was upgraded, since the launcher has begun: it goes by what it found then"
         said = f"xensecurectl: warning: {words}; systemctl restart xensecure-launcher (sessions go on)\n"
         assert host.ctl("doctor", status=1).stderr == said
         restart_launcher(host)

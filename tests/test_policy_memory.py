@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from tests.test_hooks import set_up
 from tests.test_policy import refusal
 from tests.test_policy_hosts import give
 from tests.xl.hosts import Fault, Point
-from xensecure.destination.memory import available_memory
+from xensecure.destination.memory import Room, find_room
 from xensecure.link.config import load_config
 from xensecure.link.xl import XenInfo
 from xensecure.proto.domain import needed_memory
@@ -59,13 +63,13 @@ def test_memory_that_dom0_can_give(tmp_path: Path, xl_conf: str | None, commandl
         conf.write_text(xl_conf)
     xl = tmp_path / "xl"
     dom0_line = "Domain-0                                     0  1024     4     r-----      10.3"
-    xl.write_text(f"#!/bin/sh\nprintf '%s\\n' 'Name  ID   Mem VCPUs State Time(s)' '{dom0_line}'\n")
+    xl.write_text(f"#!/bin/sh\nprintf '%s\\n' 'Name                 ID   Mem VCPUs      State   Time(s)' '{dom0_line}'\n")
     xl.chmod(0o755)
     file = tmp_path / "xensecure.toml"
     file.write_text(f'[receive]\nxl = "{xl}"\n')
     file.chmod(0o600)
     info = XenInfo(**{**vars(INFO), "commandline": commandline})
-    assert available_memory(load_config(str(file)), info, conf) == 1024 + (1024 - 128 if dom0 else 0)
+    assert find_room(load_config(str(file)), info, conf) == Room(1024 + (1024 - 128 if dom0 else 0))
 
 
 @pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
@@ -119,6 +123,66 @@ def test_memory_promised_to_another(pair: Pair, stream: Path) -> None:
     assert (first.wait().status, second.wait().status) == (0, 0)
 
 
+def promised_at(pair: Pair) -> list[int]:
+    """MiB that the destination has promised to each domain that arrives there."""
+    return [shown["promised"] >> 20 for shown in json.loads(pair.destination.ctl("status", "--json").stdout)["live"]]
+
+
+def test_promise_ends_with_xl(pair: Pair) -> None:
+    """An xl that has ended needs no memory any more, though its receiver is still there."""
+    set_up(pair.destination)
+    give(pair, {"b_info": {"max_memkb": 4 << 20, "target_memkb": 4 << 20, "shadow_memkb": 0}})
+    pair.destination.xen.set_fault(Fault.RESTORE_AT, 1)
+    pair.destination.xen.set_hold(Point.RESTORE)
+    pair.migrate("web1", "-e")
+    pair.destination.xen.wait_held(Point.RESTORE)
+    session = pair.destination.session()
+    assert promised_at(pair) == [4098]
+    os.kill(session.receiver, signal.SIGSTOP)
+    try:
+        os.kill(session.xl, signal.SIGKILL)
+        wait_for(lambda: promised_at(pair) == [0], "the promise's end")
+    finally:
+        os.kill(session.receiver, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("extra", ['[policy]\ncheck = "off"\n', '[policy]\nfree_memory = "off"\n'])
+def test_no_promise_unlooked(pair: Pair, extra: str) -> None:
+    """Where memory is not looked at, none is promised: a domain that claims a pebibyte keeps no other out."""
+    set_up(pair.destination, extra)
+    pair.destination.add_hook("pre-receive", "yes", "#!/bin/sh\nexit 0\n")
+    give(pair, {"b_info": {"max_memkb": 1 << 40, "target_memkb": 1 << 40}})
+    pair.destination.xen.set_hold(Point.READY)
+    running = pair.migrate("web1", "-e")
+    pair.destination.xen.wait_held(Point.READY)
+    assert promised_at(pair) == [0]
+    pair.destination.xen.release(Point.READY)
+    assert running.wait().status == 0
+
+
+def test_xl_list_fails(pair: Pair, stream: Path) -> None:
+    """Where xl does not say what a domain on its way has got, the next one is judged without it; a line says so, and it is no fault of the host's."""
+    real = pair.destination.xl
+    pair.destination.xl = real.with_name("xl-without-list")
+    pair.destination.xl.write_text(f'#!/bin/sh\n[ "$1" = list ] && {{ echo no xenstore >&2; exit 1; }}\nexec {real} "$@"\n')
+    pair.destination.xl.chmod(0o755)
+    try:
+        set_up(pair.destination)
+        pair.source.xen.create_domain("db1", stream)
+        pair.destination.xen.set_hold(Point.READY)
+        running = [pair.migrate("web1", "-e")]
+        pair.destination.xen.wait_held(Point.READY)
+        assert pair.source.ctl("policy", "check", "--to", "hv2", "db1").stderr == ""
+        running.append(pair.migrate("db1", "-e"))
+        wait_for(lambda: len(pair.destination.xen.domains()) == 2, "both domains")
+        pair.destination.xen.release(Point.READY)
+        assert [each.wait().status for each in running] == [0, 0]
+    finally:
+        pair.destination.xl = real
+    words = "what domains on their way have been promised is not looked at: 'xl list' failed with status 1: no xenstore"
+    assert pair.destination.log("xensecure-launcher").count(words) == 2
+
+
 def test_memory_for_one_of_two(pair: Pair, stream: Path) -> None:
     """Of two domains that come at the same moment, to where there is room for one, one comes."""
     set_up(pair.destination)
@@ -133,7 +197,7 @@ def test_memory_for_one_of_two(pair: Pair, stream: Path) -> None:
     wait_for(lambda: any(each.process.poll() is not None for each in running.values()), "one of them to be refused")
     pair.destination.xen.release(Point.RESTORE)
     outcomes = {name: each.wait() for name, each in running.items()}
-    refused = [name for name, outcome in outcomes.items() if "besides 4096 MiB for domains that are arriving" in outcome.stderr]
+    refused = [name for name, outcome in outcomes.items() if re.search(r"besides 409[68] MiB for domains that are arriving", outcome.stderr)]
     arrived = [name for name, outcome in outcomes.items() if outcome.status == 0]
     assert sorted(refused + arrived) == ["db1", "web1"]
     assert len(arrived) == 1

@@ -65,6 +65,9 @@ def test_words() -> None:
     [
         ('{"target_memkb": 2048, "max_memkb": 4096}', 2 * MIB),
         ('{"max_memkb": 4096}', 4 * MIB),
+        ('{"target_memkb": -1, "max_memkb": 4096}', 4 * MIB),
+        ('{"target_memkb": null, "max_memkb": 4096}', 4 * MIB),
+        ('{"target_memkb": 0, "max_memkb": 4096}', 4 * MIB),
         ("{}", 0),
         ("[]", 0),
         ('{"target_memkb": -1}', 0),

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from xensecure.cli.domains import Listed, Seen, Sightings, own_name, parse_list, parse_table, sight
 from xensecure.cli.verdict import Case, Verdict, decide, needs_word, picture_of
 from xensecure.cli.verdict_table import Picture, Sure
 from xensecure.destination.outcome import recorded_outcome
+from xensecure.link.domains import Listed, Seen, Sightings, own_name, parse_list, parse_table, sight
 from xensecure.link.hooks import Role
 from xensecure.link.journal import CLEARED, FAILED_OVER, GOING_ON, NOT_CLEARED, REPORTED, STATES, UNKNOWN, PeerWord, Record
 from xensecure.proto.errors import SystemFailure

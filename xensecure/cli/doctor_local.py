@@ -203,7 +203,7 @@ def _launcher(found: Examination, config: Config) -> None:
         if len(fields) == 8 and fields[7] == str(path) and int(fields[3], 16) & _LISTENING:
             found.fact("launcher", f"launcher: listens on {path}", str(path))
             if goes_by_older(config):
-                text = f"{config.path} has changed since the launcher has read it, and it goes by what stood there then"
+                text = f"{config.path} has changed, or xensecure was upgraded, since the launcher has begun: it goes by what it found then"
                 found.find("launcher-configuration", text, "systemctl restart xensecure-launcher (sessions go on)")
             return
     raise StateError(f"{path}: no launcher listens there; where domains are to arrive: systemctl start xensecure-launcher.socket")

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..link.config import Config, HostOptions, with_option
+from ..link.domains import AWAY, INCOMING, Listed, list_table, own_name
 from ..link.identity import load_credentials
 from ..link.keys import is_address
 from ..link.peers import Peers
@@ -26,7 +27,6 @@ from ..source.check import check_destination
 from ..source.establish import find_route
 from .board import Board
 from .common import out
-from .domains import AWAY, INCOMING, Listed, list_table, own_name
 from .evacuation import Ended, Evacuation, Logs, Result, reason_to_stay
 from .plan import Guest, Plan, Room, bytes_needed
 from .status import NEEDS_OPERATOR, Inquiry

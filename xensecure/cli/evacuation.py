@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..link import store
 from ..link.config import Config
+from ..link.domains import AWAY, INCOMING, Listed, Seen, list_table, own_name
 from ..link.hooks import Role
 from ..link.journal import Record
 from ..link.live import LiveSession, live_sessions
@@ -25,7 +26,6 @@ from ..proto.errors import StateError, XensecureError
 from ..proto.memory import duration, size
 from ..proto.messages import printable
 from .board import Board
-from .domains import AWAY, INCOMING, Listed, Seen, list_table, own_name
 from .plan import Move, Plan
 from .status import Inquiry
 from .verdict import is_safe_name

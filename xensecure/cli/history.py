@@ -9,13 +9,13 @@ from dataclasses import asdict
 from datetime import datetime
 
 from ..link.config import Config
+from ..link.domains import own_name
 from ..link.hooks import Role
 from ..link.journal import Record, records
 from ..link.live import live_sessions
 from ..proto.memory import duration, size
 from ..proto.messages import printable
 from .common import out
-from .domains import own_name
 from .verdict import moment
 
 _HEAD = ("BEGUN", "DOMAIN", "FROM", "TO", "BYTES", "TIME", "OUTCOME")

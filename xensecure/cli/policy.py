@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..destination.admission import judge_domain
+from ..destination.memory import known_room
 from ..link.config import Config
 from ..link.identity import load_credentials
 from ..link.peers import Peers
@@ -38,9 +39,9 @@ def policy(config: Config, chosen: argparse.Namespace) -> int:
     if chosen.to is None:
         if chosen.sender and chosen.sender not in config.peer_policies and Peers(config).find(chosen.sender) is None:
             raise StateError(f"no peer {printable(chosen.sender)!r} is known here; 'xensecurectl peers' lists them")
-        judge_domain(config, chosen.sender, head)
-        looks = config.policy_for(chosen.sender).looks
-        out(f"{name} may come" if looks else f"{name} may come: {config.policy_for(chosen.sender).where('check')} is off, and nothing was looked at")
+        rules = config.policy_for(chosen.sender)
+        judge_domain(config, chosen.sender, head, known_room(config) if rules.looks and rules.free_memory == "on" else None)
+        out(f"{name} may come" if rules.looks else f"{name} may come: {rules.where('check')} is off, and nothing was looked at")
         return 0
     report = check_destination(config, load_credentials(config), chosen.to, config.options_for(chosen.to), head)
     for fault in report.faults:

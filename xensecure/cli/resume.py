@@ -6,6 +6,7 @@ import argparse
 import contextlib
 
 from ..link.config import Config
+from ..link.domains import AWAY, Seen, Sightings, own_name, sight
 from ..link.journal import Journal
 from ..link.say import say
 from ..link.xl import run_xl
@@ -13,7 +14,6 @@ from ..proto.errors import StateError, SystemFailure, UsageError
 from ..proto.messages import printable
 from . import libxl
 from .common import out
-from .domains import AWAY, Seen, Sightings, own_name, sight
 from .status import Inquiry
 from .verdict import Verdict, is_safe_name
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from ..link.config import Config
+from ..link.domains import AWAY, INCOMING, Seen, list_domains, own_name, sight
 from ..link.hooks import Role
 from ..link.journal import RECENT_SECONDS, PeerWord, Record, records
 from ..link.live import LiveSession, live_sessions
@@ -17,7 +18,6 @@ from ..proto.messages import Outcome, printable
 from ..source.query import ask_outcome
 from ..source.settle import keep, own_word
 from .common import out
-from .domains import AWAY, INCOMING, Seen, list_domains, own_name, sight
 from .verdict import Case, Verdict, decide, is_final, moment, needs_word
 from .verdict_table import Sure
 

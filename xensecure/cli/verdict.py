@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 
 from ..link import journal
+from ..link.domains import AWAY, INCOMING, Seen, Sightings
 from ..link.hooks import Role
 from ..link.journal import PeerWord, Record
 from ..proto.messages import printable
-from .domains import AWAY, INCOMING, Seen, Sightings
 from .verdict_table import ALONE, DESTINATION, NOT_OVER, SOURCE, Fate, Picture, Place, Row, Sure
 
 # A domain's name is its sender's word. Another than these could be taken for an option where it stands in a command line.

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..link import store
 from ..link.config import Config
 from ..link.live import Live
-from ..link.xl import XenInfo
-from ..proto.domain import configuration, domain_memory, domain_name
+from ..proto.domain import configuration, domain_name
 from ..proto.errors import ProtocolError, Reason, RefusedError, StateError
 from ..proto.launcher import Wish
 from ..proto.policy import judge
 from .hooked import SessionHooks
-from .memory import promising, require_memory
+from .memory import Room, promise_memory, require_room
 
 
 def admit_peer(config: Config, peer: str) -> None:
@@ -56,15 +54,19 @@ def _take_place(run: Path, peer: str, most: int) -> bool:
     return False
 
 
-def judge_domain(config: Config, peer: str, head: bytes, xen: XenInfo | None = None) -> None:
-    """RefusedError, with key, value and rule in its text, unless policy and free memory let that domain come. Nothing is started but xl to ask it.
+def judge_domain(config: Config, peer: str, head: bytes, room: Room | None = None) -> None:
+    """RefusedError, with key, value and rule in its text, unless policy and free memory let that domain come. Nothing is started.
 
-    ``peer``: who sends it, "" for one without a section of its own. ``head``: its configuration, libxl's JSON as in xl's header. ``xen``: what xl
-    has just said of this host, if it has been asked.
+    ``peer``: who sends it, "" for one without a section of its own. ``head``: its configuration, libxl's JSON as in xl's header. ``room``: what
+    memory there is, None where nobody knows.
     """
     require_sender(config, peer)
-    if config.policy_for(peer).looks:
-        _judge(config, peer, _read(head), xen)
+    policy = config.policy_for(peer)
+    if policy.looks:
+        found = _read(head)
+        judge(policy, found)
+        if room is not None and policy.free_memory == "on":
+            require_room(room, found, policy.where("free_memory"))
 
 
 def _read(head: bytes) -> dict[str, Any]:
@@ -72,13 +74,6 @@ def _read(head: bytes) -> dict[str, Any]:
         return configuration(head)
     except ProtocolError as error:
         raise RefusedError(f"{error}; what cannot be read is not taken", Reason.NOT_ALLOWED) from None
-
-
-def _judge(config: Config, peer: str, found: Mapping[str, Any], xen: XenInfo | None = None) -> None:
-    policy = config.policy_for(peer)
-    judge(policy, found)
-    if policy.looks and policy.free_memory == "on":
-        require_memory(config, found, policy.where("free_memory"), xen)
 
 
 class Admission:
@@ -109,9 +104,9 @@ class Admission:
         name = domain_name(head)
         self._hooks.learn(name, found)
         if wish is Wish.ASKED:
-            # By our own reading, not by the receiver's word, which could keep all others out.
-            memory = domain_memory(head) if self._config.policy_for(self._peer).free_memory == "on" else 0
-            with promising(self._config, self._live, name, memory):
-                _judge(self._config, self._peer, found)
+            policy = self._config.policy_for(self._peer)
+            judge(policy, found)
+            if policy.looks and policy.free_memory == "on":
+                promise_memory(self._config, found, policy.where("free_memory"), self._live, name)
             self._hooks.ask()
             self._admitted = name

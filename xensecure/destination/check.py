@@ -17,7 +17,7 @@ from ..proto.errors import RefusedError, XensecureError
 from ..proto.hostreport import HostReport
 from ..proto.messages import Feature
 from .admission import judge_domain, require_sender
-from .memory import available_memory, promised_memory
+from .memory import Room, find_room
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -30,10 +30,10 @@ def report_on(config: Config, peer: str, sessions: int, head: bytes) -> HostRepo
     """
     faults: list[str] = []
     xen = XenInfo(version="", memory_total=0, memory_free=0, cpus=0, hw_caps="", virt_caps="")
-    free = 0
+    room: Room | None = None
     try:
         xen = xl_info(config)
-        free = max(0, available_memory(config, xen) - promised_memory(config)) << 20
+        room = find_room(config, xen)
     except XensecureError as error:
         faults.append(str(error))
     faults += _faults(config, peer)
@@ -43,7 +43,7 @@ def report_on(config: Config, peer: str, sessions: int, head: bytes) -> HostRepo
         clock=int(time.time()),
         xen=xen.version,
         memory_total=xen.memory_total,
-        memory_free=free,
+        memory_free=room.free << 20 if room else 0,
         cpus=xen.cpus,
         cpu_vendor=vendor,
         cpu_model=model,
@@ -57,7 +57,7 @@ def report_on(config: Config, peer: str, sessions: int, head: bytes) -> HostRepo
         cipher=find_backend(config.cipher),
         ciphers=tuple(compiled_backends()),
         faults=tuple(faults),
-        refusal=_refusal(partial(judge_domain, config, peer, head, xen)) if head.strip() else "",
+        refusal=_refusal(partial(judge_domain, config, peer, head, room)) if head.strip() else "",
     )
 
 

@@ -61,7 +61,8 @@ class Launcher:
         poll.register(listener, select.POLLIN)
         poll.register(wake, select.POLLIN)
         noted = _noted(self._config)
-        with contextlib.suppress(StateError):  # a full disk, or no descriptor, costs a warning of doctor's
+        with contextlib.suppress(StateError, OSError):  # a full disk, or no descriptor, costs a warning of doctor's
+            store.remove(noted)
             store.write_secret(noted, _note_of(self._config))
         say(PROGRAM, f"ready for receivers of user {self._user} on {self._config.launcher_socket}")
         while not stopping:
@@ -181,11 +182,11 @@ def _noted(config: Config) -> Path:
 
 
 def _note_of(config: Config) -> bytes:
-    return f"{config.launcher_digest} {config.path}\n".encode()
+    return f"{config.launcher_digest} ".encode() + os.fsencode(Path(config.path).absolute()) + b"\n"
 
 
 def goes_by_older(config: Config) -> bool:
-    """Whether the launcher here has read another content of that file than it has now; False where there is none, or it reads another file."""
+    """Whether the launcher here goes by another configuration than that file has now, or is of another release; False where nobody knows."""
     try:
         noted, now = store.read_secret(_noted(config)), _note_of(config)
     except (FileNotFoundError, StateError):

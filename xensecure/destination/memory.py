@@ -10,17 +10,19 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..link import store
 from ..link.config import Config
-from ..link.live import Live, live_sessions
+from ..link.domains import INCOMING, Listed, list_table
+from ..link.live import Live, LiveSession, live_sessions
 from ..link.roles import Role
 from ..link.say import say
-from ..link.xl import XenInfo, domains_memory, run_xl, xl_info
+from ..link.xl import XenInfo, xl_info
 from ..proto import limits
-from ..proto.domain import needed_memory
+from ..proto.domain import needed_memory, target_memory
 from ..proto.errors import StateError, SystemFailure
 from ..proto.launcher import Milestone
 from ..proto.policy import PolicyRefusedError, shown_value
@@ -35,13 +37,47 @@ _AUTOBALLOON = re.compile(r"^[ \t]*autoballoon[ \t]*=[ \t]*[\"']?(\w+)", re.MULT
 _GETS_MEMORY = ("", Milestone.DOMAIN.name.lower())  # phases of a session in which its domain is still being built
 
 
-def available_memory(config: Config, xen: XenInfo, xl_conf: Path = _XL_CONF) -> int:
-    """MiB that a domain could get here; SystemFailure if xl does not say."""
+@dataclass(frozen=True)
+class Room:
+    """MiB that a new domain could get here, beside those that are ``promised`` to domains on their way."""
+
+    free: int
+    promised: int = 0
+
+
+def find_room(config: Config, xen: XenInfo | None = None, xl_conf: Path = _XL_CONF) -> Room:
+    """What room there is; SystemFailure if xl does not say. ``xen``: what it has just said, if it has been asked."""
+    waiting = _waiting(config)
+    listed: list[Listed] = []
+    failure: SystemFailure | None = None
+    if waiting:  # before what is free is asked: of what comes between the two both figures are the worse ones
+        try:
+            listed = list_table(config)
+        except SystemFailure as error:
+            failure = error
+            say(PROGRAM, f"what domains on their way have been promised is not looked at: {error}")
+    promised = 0 if failure else sum(_outstanding(session, listed) for session in waiting)
+    xen = xen or xl_info(config)
     free = xen.memory_free // _MIB
-    if not _balloons(xl_conf, xen.commandline):
-        return free
-    dom0 = domains_memory(run_xl(config, "list", "0")).get("Domain-0", 0)
-    return free + max(0, dom0 - _DOM0_LEAST)
+    if _balloons(xl_conf, xen.commandline):
+        if failure:
+            raise failure
+        free += max(0, _dom0_memory(listed or list_table(config)) - _DOM0_LEAST)
+    return Room(max(0, free - promised), promised)
+
+
+def _dom0_memory(listed: list[Listed]) -> int:
+    """MiB that dom0 has."""
+    return next((each.memory // _MIB for each in listed if each.id == 0), 0)
+
+
+def known_room(config: Config) -> Room | None:
+    """The same; None, and a line, if xl does not say."""
+    try:
+        return find_room(config)
+    except SystemFailure as error:
+        say(PROGRAM, f"free memory is not looked at: {error}")
+        return None
 
 
 def _balloons(xl_conf: Path, commandline: str) -> bool:
@@ -54,45 +90,57 @@ def _balloons(xl_conf: Path, commandline: str) -> bool:
     return word in ("on", "1") or (word not in ("off", "0") and not _DOM0_MEM.search(commandline))
 
 
-def promised_memory(config: Config) -> int:
-    """MiB of what could be had that are for domains on their way here; SystemFailure if xl does not say what they have got already."""
-    waiting = [shown for shown in live_sessions(config.run) if shown.role is Role.DESTINATION and shown.promised and shown.phase in _GETS_MEMORY]
-    got = domains_memory(run_xl(config, "list")) if waiting else {}
-    return sum(max(0, shown.promised // _MIB - got.get(f"{shown.domain}--incoming", 0)) for shown in waiting)
+def _waiting(config: Config) -> list[LiveSession]:
+    """The sessions whose domain has been promised memory and does not have all of it yet."""
+    try:
+        found = live_sessions(config.run)
+    except StateError as error:
+        say(PROGRAM, f"what domains on their way have been promised is not looked at: {error}")
+        return []
+    return [session for session in found if session.role is Role.DESTINATION and session.promised and session.phase in _GETS_MEMORY]
+
+
+def _outstanding(session: LiveSession, listed: list[Listed]) -> int:
+    """MiB that its domain has still to get: all that it needs, until Xen has made it; then those of its pages that have not come."""
+    got = next((each.memory for each in listed if each.name == f"{session.domain}{INCOMING}"), None)
+    return (session.promised if got is None else max(0, session.promised_pages - got)) // _MIB
+
+
+def promise_memory(config: Config, found: Mapping[str, Any], key: str, live: Live, domain: str) -> None:
+    """PolicyRefusedError if the domain has no room here; else that room is its own from now on.
+
+    Where xl does not say what there is, it does when the domain is built: nobody is refused, and nothing is promised. One domain after the other,
+    for two may come at the same moment. ``found``: its configuration; ``key``: of the policy, for people; ``live``: its session as others see it.
+    """
+    with _one_at_a_time(config):
+        room = known_room(config)
+        if room is not None:
+            require_room(room, found, key)
+            live.update(domain=domain, promised=needed_memory(found) * _MIB, promised_pages=target_memory(found))
 
 
 @contextlib.contextmanager
-def promising(config: Config, live: Live, domain: str, memory: int) -> Iterator[None]:
-    """Around what decides whether a domain may come: one domain after the other, and if it may, its memory (in bytes) is promised to it."""
-    lock = None
+def _one_at_a_time(config: Config) -> Iterator[None]:
+    """Hold a lock of this host's, as far as it is to be had."""
+    lock, why = None, "others take too long"
     try:
-        lock = store.lock_within(config.run / "status" / ".promising", limits.XL_SECONDS)
+        lock = store.lock_within(config.run / "status" / ".promising", limits.PROMISE_SECONDS)
     except StateError as error:
-        say(PROGRAM, f"domains that come at the same moment are not told apart: {error}")
+        why = str(error)
+    if lock is None:
+        say(PROGRAM, f"domains that come at the same moment are not told apart: {why}")
     try:
         yield
-        live.update(domain=domain, promised=memory)
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def require_memory(config: Config, configuration: Mapping[str, Any], key: str, xen: XenInfo | None = None) -> None:
-    """PolicyRefusedError if the domain has no room here; where xl cannot say, it does when the domain is built.
-
-    ``key``: of the policy, for people. ``xen``: what xl has just said, if it has been asked; without memory if it did not.
-    """
-    if xen is not None and not xen.memory_total:
-        return
-    try:
-        promised = promised_memory(config)
-        available = available_memory(config, xen or xl_info(config)) - promised
-    except (SystemFailure, StateError) as error:
-        say(PROGRAM, f"free memory is not looked at: {error}")
-        return
-    need = needed_memory(configuration)
-    if need > available:
-        built = configuration.get("b_info")
+def require_room(room: Room, found: Mapping[str, Any], key: str) -> None:
+    """PolicyRefusedError if a domain of that configuration needs more; ``key``: of the policy, for people."""
+    need = needed_memory(found)
+    if need > room.free:
+        built = found.get("b_info")
         value = shown_value(built.get("target_memkb") if isinstance(built, dict) else None)
-        others = f" besides {promised} MiB for domains that are arriving" if promised else ""
-        raise PolicyRefusedError("b_info.target_memkb", value, f"it needs {need} MiB there, and {max(0, available)} MiB could be had{others} ({key})")
+        others = f" besides {room.promised} MiB for domains that are arriving" if room.promised else ""
+        raise PolicyRefusedError("b_info.target_memkb", value, f"it needs {need} MiB there, and {room.free} MiB could be had{others} ({key})")

@@ -29,11 +29,11 @@ from .admission import Admission
 from .held import Plug, read_sealed
 from .hooked import SessionHooks
 from .lanes import Door
+from .lastwords import PIECE, LastWords
 from .outcome import DENIED
 from .packets import Packets
 
 PROGRAM = "xensecure-launcher"
-_DRAIN_PIECE = 1 << 16  # bytes
 _HEAD_SECONDS = 10.0  # for xl to take its header and the configuration, which it reads at once: as CONFIGURATION_SECONDS
 _WHY_MAX = 200  # characters of a receiver's reason: ours are shorter, and the space set aside in the journal is finite
 _FENCE_SECONDS = 10.0  # from a fence that failed to the next try: six lines a minute in the log for an operator to see
@@ -77,7 +77,7 @@ class Session:
         self._interruptions = self._resumptions = self._lanes_lost = 0
         self._end: Exit | None = None
         self._fence_at = math.inf
-        self._last_words = b""
+        self._last_words = LastWords()
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         give = self._give_lane
@@ -117,7 +117,8 @@ class Session:
         # A child of xl's may keep its output open for ever: what xl itself has written is in the pipe by now, and fits one piece.
         if self._receive.stdout in self._handlers:
             self._drain(self._receive.stdout)
-        self._look_for_status()
+        if self._went >= Milestone.GO and self._end is not None and self._end.kind is ExitKind.EXITED:
+            self._report_seen(self._last_words.rest())
         outcome = self._outcome()
         self._door.close()
         self._live.close()
@@ -213,6 +214,7 @@ class Session:
     def _refuse(self, refusal: RefusedError) -> None:
         self._refused = True
         self._lost = str(refusal)
+        self._live.update(promised=0)
         self._record("refused", by="launcher", why=self._lost)
         if isinstance(refusal, PolicyRefusedError):
             self._events.emit(Event.POLICY_REFUSED, key=refusal.key, value=refusal.value, rule=refusal.rule)
@@ -239,7 +241,7 @@ class Session:
             self._reached(note)
         self._live.update(
             note.memory,
-            domain=self._domain,
+            domain=self._admission.domain(self._domain) or self._domain,  # as judged: memory has been promised to it by that name
             phase=self._went.name.lower(),
             bytes=self._bytes,
             resumptions=self._resumptions,
@@ -329,29 +331,16 @@ class Session:
 
     def _drain(self, descriptor: int) -> None:
         with contextlib.suppress(BlockingIOError):
-            piece = os.read(descriptor, _DRAIN_PIECE)
+            piece = os.read(descriptor, PIECE)
             if not piece:
                 self._unwatch(descriptor)
             elif descriptor == self._receive.stdout:
-                self._look_for_report(piece)
+                self._report_seen(self._last_words.add(piece))
 
-    def _look_for_report(self, piece: bytes) -> None:
-        """What xl reports when the source cannot hear it any more is known here alone."""
-        self._last_words = (self._last_words + piece)[-_DRAIN_PIECE:]
-        _, found, status = self._last_words.partition(xlwords.REPORT)  # the status byte follows; 0: the domain runs here
-        if found and status and self._report is None:
-            self._report = status[0]
-            self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
-
-    def _look_for_status(self) -> None:
-        """The end of a report whose words a receiver had read before it ended: xl writes words and status in two pieces, and GO behind a failure."""
-        if self._report is not None or self._went < Milestone.GO or self._end is None or self._end.kind is not ExitKind.EXITED:
-            return
-        words = self._last_words.removesuffix(xlwords.GO)
-        failed = words != self._last_words
-        if words and xlwords.REPORT.endswith(words[:-1]) and failed == (words[-1] != 0):
-            self._report = words[-1]
-            self._record(Milestone.REPORT.name.lower(), by="launcher", status=self._report)
+    def _report_seen(self, status: int | None) -> None:
+        if status is not None and self._report is None:
+            self._report = status
+            self._record(Milestone.REPORT.name.lower(), by="launcher", status=status)
 
     def _hear_out(self) -> None:
         """Take what the receiver has already said: it named the domain before xl heard of it."""
@@ -363,6 +352,7 @@ class Session:
 
     def _xl_ended(self, process: int) -> None:
         self._hear_out()
+        self._live.update(promised=0)
         self._unwatch(process)
         os.close(process)
         if self._plug is not None:

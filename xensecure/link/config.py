@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..proto import limits
 from ..proto.errors import ConfigurationError, UsageError
 from ..proto.policy import Policy
@@ -117,8 +118,10 @@ class Config:
 
     @property
     def launcher_digest(self) -> str:
-        """SHA-256 of all that a launcher goes by, in hexadecimal: every key but those for the hosts that this one sends to."""
-        return hashlib.sha256(repr(replace(self, defaults=HostOptions(), hosts={})).encode()).hexdigest()
+        """SHA-256, in hexadecimal, of all that a launcher goes by: the release, and every key but a source's, a listener's and the file's name."""
+        others: dict[str, Any] = {"path": "", "listen": (), "port": 0, "defaults": HostOptions(), "hosts": {}}
+        peers = dict(sorted(self.peer_policies.items()))
+        return hashlib.sha256(f"{__version__} {replace(self, **others, peer_policies=peers)!r}".encode()).hexdigest()
 
     def options_for(self, host: str) -> HostOptions:
         """The options for a host as it was named (in any case, as in ssh_config and DNS), before the command line's."""

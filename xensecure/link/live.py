@@ -31,7 +31,8 @@ class LiveSession:
 
     ``rate`` in bytes a second; ``since``, ``state_since`` (when ``state`` last changed) and ``updated`` in seconds since 1970. Of the pass over the
     domain's memory: ``pass_number`` (0: none yet), ``percent`` done and seconds ``left`` (None: nobody knows); ``memory``: bytes the domain has (0:
-    not known); ``promised``: bytes of this host's that are for the domain until it is built here.
+    not known); ``promised``: bytes of this host's that the domain needs, and ``promised_pages`` of these those that come
+    with it, page by page; 0 where nobody has looked, and when xl has ended.
     """
 
     session: str
@@ -52,6 +53,7 @@ class LiveSession:
     percent: int | None = None
     left: float | None = None
     promised: int = 0
+    promised_pages: int = 0
 
     @property
     def figures(self) -> str:
@@ -174,11 +176,11 @@ def _read(path: Path) -> LiveSession:
         raise TypeError
     names = {field.name for field in fields(LiveSession)}
     shown = LiveSession(**{name: value for name, value in document.items() if name in names})
-    times = (shown.since, shown.state_since, shown.updated)
-    known = tuple(number for number in (shown.percent, shown.left) if number is not None)
-    numbers = (shown.pid, shown.bytes, shown.rate, shown.resumptions, shown.memory, shown.pass_number, shown.promised, *times, *known)
+    numbers = (shown.rate, shown.since, shown.state_since, shown.updated, *(number for number in (shown.percent, shown.left) if number is not None))
+    counts = (shown.pid, shown.bytes, shown.resumptions, shown.memory, shown.pass_number, shown.promised, shown.promised_pages)
     words = (shown.session, shown.peer, shown.domain, shown.phase, shown.state)
-    if not all(isinstance(number, (int, float)) for number in numbers) or not all(isinstance(word, str) for word in words):
+    kinds: tuple[tuple[tuple[Any, ...], type | tuple[type, ...]], ...] = ((numbers, (int, float)), (counts, int), (words, str))
+    if not all(isinstance(value, kind) for values, kind in kinds for value in values):
         raise TypeError
     return replace(shown, role=Role(shown.role))
 

@@ -26,8 +26,6 @@ _CPUINFO_BYTES = 4096  # of /proc/cpuinfo: its first processor's names stand at 
 _NO_DOMAIN = "is an invalid domain identifier"  # find_domain() in xl_utils.c
 # xl_info.c, output_physinfo() and output_xeninfo(): "%-22s : %s".
 _INFO_LINE = re.compile(r"([a-z0-9_]+) *:(?: (.*))?")
-# xl_list.c, list_domains(): "%-40s %5d %5lu %5d     %c%c%c%c%c%c  %8.1f", name, number, MiB, VCPUs, state, seconds.
-_LIST_LINE = re.compile(r"(.*\S) +[0-9]{1,5} +([0-9]{1,9}) +[0-9]{1,5} +[-rbpscd]{6} ")
 
 
 def run_xl(config: Config, *arguments: str, seconds: float = limits.XL_SECONDS) -> str:
@@ -113,11 +111,6 @@ def parse_info(text: str) -> XenInfo:
         raise SystemFailure(f"'xl info' does not say {error.args[0]}; run it by hand") from None
     except ValueError as error:
         raise SystemFailure(f"'xl info' says something that is none of xl's: {printable(str(error))}") from None
-
-
-def domains_memory(printed: str) -> dict[str, int]:
-    """MiB of each domain by its name, as ``xl list`` prints it; a line that is none of a domain's counts for nothing."""
-    return {line[1]: int(line[2]) for line in map(_LIST_LINE.match, printed.splitlines()) if line}
 
 
 def _number(text: str) -> int:

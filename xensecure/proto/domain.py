@@ -29,12 +29,21 @@ def domain_name(head: bytes) -> str:
 def domain_memory(head: bytes) -> int:
     """Bytes of memory that a domain has by its configuration (JSON, libxl's ``b_info.target_memkb`` or ``max_memkb``); 0 if it does not say."""
     try:
-        build = json.loads(head)["b_info"]
-        kilobytes = build.get("target_memkb", build.get("max_memkb"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kilobytes = _target_kib(json.loads(head)["b_info"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
-    fits = isinstance(kilobytes, int) and not isinstance(kilobytes, bool) and 0 < kilobytes <= limits.DOMAIN_MEMORY_MAX >> 10
-    return kilobytes << 10 if fits else 0
+    return kilobytes << 10 if kilobytes <= limits.DOMAIN_MEMORY_MAX >> 10 else 0
+
+
+def _target_kib(built: Any) -> int:
+    """KiB that a domain gets at first, by its ``b_info``; 0 where that does not say: libxl's default stands as -1, null or not at all."""
+    values = [built.get(key) for key in ("target_memkb", "max_memkb")] if isinstance(built, dict) else []
+    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0), 0)
+
+
+def target_memory(configuration: Mapping[str, Any]) -> int:
+    """Bytes of memory that a domain gets page by page as it arrives, by its configuration; what Xen needs for it besides is not in it."""
+    return _target_kib(configuration.get("b_info")) << 10
 
 
 def needed_memory(configuration: Mapping[str, Any]) -> int:
@@ -45,7 +54,7 @@ def needed_memory(configuration: Mapping[str, Any]) -> int:
     built, created = (configuration.get(key) for key in ("b_info", "c_info"))
     built = built if isinstance(built, dict) else {}
     kib = {key: value for key, value in built.items() if isinstance(value, int) and value >= 0}
-    target = kib.get("target_memkb") or kib.get("max_memkb", 0)
+    target = _target_kib(built)
     # libxl_get_required_shadow_memory()
     shadow = kib.get("shadow_memkb", 4 * (256 * kib.get("max_vcpus", 1) + 2 * (kib.get("max_memkb", target) // 1024)))
     need = target + shadow + kib.get("iommu_memkb", 0)

@@ -89,6 +89,7 @@ CHECK_FAULTS_MAX: Final = 4  # faults of its own that a destination names in it:
 CHECK_CIPHERS_MAX: Final = 8  # AEAD backends that it has; there are two
 XL_SECONDS: Final = 10.0  # for a command of xl's that only looks; xl waits for xenstored without an end, and somebody waits for us
 XL_INFO_SECONDS: Final = 5.0  # for `xl info`, which asks the hypervisor alone
+PROMISE_SECONDS: Final = 30.0  # for those that come before to be promised their memory: each asks xl twice, 15 s where it hangs
 XL_OUTPUT_MAX: Final = 4 << 20  # bytes that such a command may print: a configuration is at most 1 MiB, and `xl list -l` indents it
 CONFIGURATION_SECONDS: Final = 10.0  # from a stream's first byte to the end of the configuration, which xl writes at once: as HANDSHAKE_SECONDS
 POLICY_VALUE_MAX: Final = 100  # characters of a value, and of a rule's list, in a refusal: key, value and rule in one line of REASON_TEXT_MAX

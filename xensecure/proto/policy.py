@@ -297,6 +297,8 @@ _TAKEN = re.compile(r"\d+|Domain-0|\(null\)|.*--(incoming|migratedaway)")
 def _name(value: Any, policy: Policy, _holder: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or not value.isprintable() or re.search("[/,]", value) or value[:1] in ("", "-", ".") or value != value.strip():
         return "no name of a domain"  # xl and QEMU write log files of that name, and QEMU has it in an option
+    if len(value.encode()) > limits.DOMAIN_NAME_MAX:
+        return f"a name of at most {limits.DOMAIN_NAME_MAX} bytes"
     if _TAKEN.fullmatch(value):
         return "a name that xl would take for something else"
     return "" if any(fnmatchcase(value, pattern) for pattern in policy.names) else _not_among(policy, "names", policy.names)

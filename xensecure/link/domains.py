@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..link.config import Config
-from ..link.xl import run_xl
 from ..proto.errors import SystemFailure
 from ..proto.messages import printable
+from .config import Config
+from .xl import run_xl
 
 INCOMING, AWAY = "--incoming", "--migratedaway"
 # xl_list.c, list_domains(): "%-40s %5d %5lu %5d     %c%c%c%c%c%c  %8.1f"; the letters of a shutdown's reason are "-rscwS", or "?".

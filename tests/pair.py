@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import random
 import shutil
@@ -29,6 +30,7 @@ BIN = Path(sys.executable).parent
 # As root the receivers become this user, which every Debian has; otherwise everything runs as whoever runs the tests.
 RECEIVER_USER = "nobody"
 _PORTS = range(20000, 32000)  # below those that the kernel takes for connections (net.ipv4.ip_local_port_range: 32768 and up)
+_given: set[int] = set()  # to this process
 PATIENCE = 20.0  # seconds until something that should happen is taken as not happening
 
 
@@ -39,18 +41,21 @@ def command(name: str) -> str:
     return str(path)
 
 
+@functools.cache
+def _port_locks() -> int:
+    """A file with a byte for each port, on which processes of the tests have locks."""
+    path = Path(tempfile.gettempdir()) / f"xensecure-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
 def free_port() -> int:
     """A TCP port nobody listens on, and that no other process of the tests is given while this one lives: a daemon takes seconds until it has it."""
-    folder = Path(tempfile.gettempdir()) / f"xensecure-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    assert folder.stat().st_uid == os.getuid(), f"{folder} is somebody else's"
-    for port in random.sample(_PORTS, 100):
-        descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    for port in random.sample([port for port in _PORTS if port not in _given], 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(_port_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             probe.bind(("127.0.0.1", port))
-            return port  # and the descriptor stays open
-        os.close(descriptor)
+            _given.add(port)
+            return port
     raise AssertionError("no free port")
 
 

@@ -96,6 +96,7 @@ def test_transport_stopped(pair: Pair, point: int) -> None:
     """SIGTERM to the source's xensecure before GO: one clear line, 255, the source resumes, the target's xl destroys its copy."""
     held = Held(pair, point)
     os.kill(held.transport, signal.SIGTERM)
+    wait_for(lambda: not alive(held.transport), "the end of xensecure")  # or GO may be on its way when it hears the signal
     outcome = held.expect_resumed()
     assert "xensecure: stopped by SIGTERM; the domain stays on this host\n" in outcome.stderr
     assert "exited with error status 255" in outcome.stderr

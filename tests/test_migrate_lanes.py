@@ -16,7 +16,7 @@ import pytest
 
 from tests.pair import Host, Pair, transports, wait_for
 from tests.wires import Wires
-from tests.xl.hosts import Fault, Outcome, Point, Running, running_copies
+from tests.xl.hosts import Fault, Outcome, Point, Running, alive, running_copies
 from tests.xl.stream import StreamSpec, make_stream
 from xensecure.link.config import load_config
 from xensecure.link.identity import load_credentials
@@ -172,6 +172,7 @@ def test_stopped(pair: Pair) -> None:
     held = Held(pair, FIRST)
     (transport,) = transports(held.running.pid)
     os.kill(transport, signal.SIGTERM)
+    wait_for(lambda: not alive(transport), "the end of xensecure")  # or GO may be on its way when it hears the signal
     outcome = held.finish()
     assert "xensecure: stopped by SIGTERM; the domain stays on this host\n" in outcome.stderr
     assert "lost" not in held.log()

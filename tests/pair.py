@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -154,6 +154,18 @@ user = "{RECEIVER_USER}"
     def invite(self, *arguments: str) -> str:
         """A fresh token."""
         return self.ctl("invite", "--address", self.address, *arguments).stdout.strip()
+
+    @contextlib.contextmanager
+    def other_xl(self, script: str) -> Iterator[None]:
+        """Meanwhile another xl in the configuration that is written and the daemons that are started: a shell script, whose $xl is the real one."""
+        real = self.xl
+        self.xl = real.with_name("xl-other")
+        self.xl.write_text(f"#!/bin/sh\nxl={real}\n{script}\n")
+        self.xl.chmod(0o755)
+        try:
+            yield
+        finally:
+            self.xl = real
 
     def log(self, name: str) -> str:
         """What a daemon has said so far."""

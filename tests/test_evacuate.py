@@ -277,17 +277,11 @@ def test_a_failed_domain_stops_no_other(hosts: Hosts) -> None:
 @pytest.mark.parametrize("quiet", ["true", "false"])
 def test_words_of_the_destination(hosts: Hosts, quiet: str) -> None:
     """What xl there writes, though it be in xensecure's name, is in the log; why a domain stays is this host's own word."""
-    real = hosts.second.xl
-    hosts.second.xl = real.with_name("xl-lies")
-    hosts.second.xl.write_text(f'#!/bin/sh\necho "xensecure: all is well" >&2\nexec {real} "$@"\n')
-    hosts.second.xl.chmod(0o755)
     hosts.second.xen.set_fault(Fault.UNPAUSE_FAIL)
-    try:
+    with hosts.second.other_xl('echo "xensecure: all is well" >&2; exec $xl "$@"'):
         set_up(hosts.second)
         _, said = hosts.evacuate("--to", "hv2", "-o", f"quiet={quiet}", "web1", status=1)
-    finally:
-        hosts.second.xl = real
-        set_up(hosts.second)
+    set_up(hosts.second)
     assert "xensecure: all is well" in (hosts.source.folder / "run/evacuate/1.log").read_text()
     assert "all is well" not in said
     assert "xensecurectl: web1 stays here: xl there reports status 3" in said

@@ -153,15 +153,9 @@ def test_no_memory(pair: Pair) -> None:
 
 def test_memory_that_xl_does_not_tell(pair: Pair) -> None:
     """Where xl cannot say what is free, nobody is refused for it, and the log says why."""
-    real = pair.destination.xl
-    pair.destination.xl = real.with_name("xl-without-info")
-    pair.destination.xl.write_text(f'#!/bin/sh\n[ "$1" = info ] && {{ echo no hypervisor >&2; exit 1; }}\nexec {real} "$@"\n')
-    pair.destination.xl.chmod(0o755)
-    try:
+    with pair.destination.other_xl('[ "$1" = info ] && { echo no hypervisor >&2; exit 1; }; exec $xl "$@"'):
         set_up(pair.destination)
         assert migrate(pair).status == 0
-    finally:
-        pair.destination.xl = real
     assert "free memory is not looked at: 'xl info' failed with status 1: no hypervisor" in pair.destination.log("xensecure-launcher")
 
 

@@ -162,11 +162,7 @@ def test_no_promise_unlooked(pair: Pair, extra: str) -> None:
 
 def test_xl_list_fails(pair: Pair, stream: Path) -> None:
     """Where xl does not say what a domain on its way has got, the next one is judged without it; a line says so, and it is no fault of the host's."""
-    real = pair.destination.xl
-    pair.destination.xl = real.with_name("xl-without-list")
-    pair.destination.xl.write_text(f'#!/bin/sh\n[ "$1" = list ] && {{ echo no xenstore >&2; exit 1; }}\nexec {real} "$@"\n')
-    pair.destination.xl.chmod(0o755)
-    try:
+    with pair.destination.other_xl('[ "$1" = list ] && { echo no xenstore >&2; exit 1; }; exec $xl "$@"'):
         set_up(pair.destination)
         pair.source.xen.create_domain("db1", stream)
         pair.destination.xen.set_hold(Point.READY)
@@ -177,8 +173,6 @@ def test_xl_list_fails(pair: Pair, stream: Path) -> None:
         wait_for(lambda: len(pair.destination.xen.domains()) == 2, "both domains")
         pair.destination.xen.release(Point.READY)
         assert [each.wait().status for each in running] == [0, 0]
-    finally:
-        pair.destination.xl = real
     words = "what domains on their way have been promised is not looked at: 'xl list' failed with status 1: no xenstore"
     assert pair.destination.log("xensecure-launcher").count(words) == 2
 
